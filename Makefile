@@ -1,0 +1,37 @@
+# One entry point for everything. `make up` and `make test` are all a new user needs.
+#
+# s3s declares a newer rustc than it uses, hence --ignore-rust-version everywhere.
+# Build output goes to $CARGO_TARGET_DIR, or ./target.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+CARGO ?= cargo
+BUILD := --release --locked --ignore-rust-version
+TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),$(CURDIR)/target)
+DATA ?= $(CURDIR)/janusfs-data
+PACKAGES := build-essential libclang-dev cmake pkg-config fuse3 attr
+
+.PHONY: help deps test check
+
+help: ## Lists the targets.
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+deps: ## Installs the Debian or Ubuntu packages that the build needs and lacks.
+	@missing=""; for p in $(PACKAGES); do \
+	  dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'install ok installed' || missing="$$missing $$p"; done; \
+	if [ -n "$$missing" ]; then \
+	  if [ "$$(id -u)" = 0 ]; then S=; else S=sudo; fi; \
+	  echo "installing:$$missing"; \
+	  $$S apt-get update -qq && $$S env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing >/dev/null; fi
+	@command -v $(CARGO) >/dev/null || { echo "error: cargo is missing: install Rust 1.95 or later (rustup.rs), then run this again" >&2; exit 2; }
+
+test: deps ## Runs every test, the lints and the documentation build.
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy $(BUILD) --workspace --all-targets -- -D warnings
+	$(CARGO) test $(BUILD) --workspace
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(BUILD) --workspace --no-deps --quiet
+
+check: deps ## Formats, lints; the quick round before a commit.
+	$(CARGO) fmt --all
+	$(CARGO) clippy $(BUILD) --workspace --all-targets -- -D warnings
+

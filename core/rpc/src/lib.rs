@@ -1,0 +1,106 @@
+//! Calls over any transport: what a request is, who answers it, and the typed call on top.
+//!
+//! Owns: deadlines, dispatch by service, the typed call. Absent: sockets (`chain/transport`), meaning.
+//! A request is a small encoded head and a bulk body beside it; the body is never copied into the head.
+//!
+//! Invariant: a [`Handler`] that needs no disk and no network finishes without suspending, so a call through the
+//! in-process transport runs to completion on the calling thread. A thread hop costs more than most answers here.
+#![forbid(unsafe_code)]
+
+mod router;
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use janusfs_types::FsError;
+use janusfs_wire::{Method, ServiceId, Wire};
+
+pub use router::Router;
+
+/// A request on its way to a service.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The service.
+    pub service: ServiceId,
+    /// The method's number in it.
+    pub method: u16,
+    /// How long the caller still waits; travels with the request and shrinks at each hop.
+    pub timeout: Duration,
+    /// The encoded message.
+    pub head: Bytes,
+    /// Bulk payload, in order; empty for most methods.
+    pub body: Vec<Bytes>,
+}
+
+/// What comes back from a call that was understood.
+#[derive(Clone, Debug, Default)]
+pub struct Reply {
+    /// The encoded message.
+    pub head: Bytes,
+    /// Bulk payload, in order.
+    pub body: Vec<Bytes>,
+}
+
+/// Answers requests.
+pub trait Handler: Send + Sync + 'static {
+    /// Performs one request.
+    fn handle(&self, request: Request) -> BoxFuture<'_, Result<Reply, FsError>>;
+}
+
+/// A way to one peer: in process, over TCP, later over RDMA.
+pub trait Transport: Send + Sync + 'static {
+    /// Sends a request and waits for its reply, at most `request.timeout`.
+    ///
+    /// # Errors
+    /// What the peer answered, or [`FsError::Unavailable`] when it did not: the request may have been applied.
+    fn call(&self, request: Request) -> BoxFuture<'_, Result<Reply, FsError>>;
+}
+
+/// A shared way to a peer.
+pub type Peer = Arc<dyn Transport>;
+
+/// Calls `message` on `peer` without bulk payload either way.
+///
+/// # Errors
+/// As [`Transport::call`]; [`FsError::Io`] when the reply cannot be decoded.
+pub async fn call<M: Method>(
+    peer: &dyn Transport,
+    message: &M,
+    timeout: Duration,
+) -> Result<M::Reply, FsError> {
+    call_bulk(peer, message, Vec::new(), timeout)
+        .await
+        .map(|(reply, _)| reply)
+}
+
+/// Calls `message` with a bulk payload and returns the reply's payload too.
+///
+/// # Errors
+/// As [`call`].
+pub async fn call_bulk<M: Method>(
+    peer: &dyn Transport,
+    message: &M,
+    body: Vec<Bytes>,
+    timeout: Duration,
+) -> Result<(M::Reply, Vec<Bytes>), FsError> {
+    let request = Request {
+        service: M::SERVICE,
+        method: M::ID,
+        timeout,
+        head: message.to_wire(),
+        body,
+    };
+    let reply = peer.call(request).await?;
+    let decoded = M::Reply::from_wire(&reply.head)
+        .map_err(|error| FsError::Io(format!("reply to {} not understood: {error}", M::NAME)))?;
+    Ok((decoded, reply.body))
+}
+
+/// Decodes a request's head on the serving side.
+///
+/// # Errors
+/// [`FsError::Invalid`].
+pub fn decode<M: Method>(head: &[u8]) -> Result<M, FsError> {
+    M::from_wire(head).map_err(|error| FsError::Invalid(format!("request {}: {error}", M::NAME)))
+}
