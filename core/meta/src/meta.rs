@@ -1,0 +1,91 @@
+//! The service's state: the store, the configuration, and what lives in memory only.
+
+use std::{sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use janusfs_env::clock;
+use janusfs_kv::{Durability, Kv, run};
+use janusfs_types::{ChainTable, Epoch, FileKind, FsError, InodeId, Layout};
+use parking_lot::Mutex;
+
+use crate::{
+    MetaError,
+    ids::Ids,
+    lease::Leases,
+    store::{epoch, inode},
+    tree::{self, NewInode},
+};
+
+/// Permission bits of the root directory of a new namespace.
+const ROOT_MODE: u32 = 0o755;
+
+/// What a metadata service is told at its start.
+#[derive(Clone, Debug)]
+pub struct MetaConfig {
+    /// Chains and targets, as clients get them.
+    pub table: ChainTable,
+    /// Layout for new blobs.
+    pub layout: Layout,
+}
+
+/// The metadata service over one store.
+pub struct Meta<K: Kv> {
+    pub(crate) kv: Arc<K>,
+    pub(crate) config: MetaConfig,
+    pub(crate) ids: Ids,
+    pub(crate) leases: Mutex<Leases>,
+    /// When the epoch last advanced; never yet since the start: `None`.
+    pub(crate) advanced: Mutex<Option<Instant>>,
+    /// Where the walk over write-opens of dead clients goes on; `None`: at the start.
+    pub(crate) sessions_after: Mutex<Option<Bytes>>,
+}
+
+impl<K: Kv> Meta<K> {
+    /// Opens the namespace in `kv`; in an empty store, makes it: a root directory and the format's version.
+    ///
+    /// # Errors
+    /// `Unsupported` when a newer build wrote the store; the store's errors.
+    pub async fn open(kv: Arc<K>, config: MetaConfig) -> Result<Self, MetaError> {
+        let made: Result<(), MetaError> = run(&*kv, Durability::Now, |txn| {
+            Box::pin(async move {
+                match epoch::format(txn).await? {
+                    Some(epoch::FORMAT) => return Ok(()),
+                    Some(format) => {
+                        let text =
+                            format!("metadata format {format}, this build has {}", epoch::FORMAT);
+                        return Err(FsError::Unsupported(text).into());
+                    }
+                    None => {}
+                }
+                epoch::set_format(txn, epoch::FORMAT);
+                epoch::set(txn, Epoch(1));
+                let mut root = tree::new_inode(NewInode {
+                    id: InodeId::ROOT,
+                    kind: FileKind::Directory,
+                    mode: ROOT_MODE,
+                    uid: 0,
+                    gid: 0,
+                    root: InodeId::ROOT,
+                    now_ns: clock::now_ns(),
+                });
+                root.parent = InodeId::ROOT;
+                root.explicit = true;
+                inode::store(txn, &root);
+                Ok(())
+            })
+        })
+        .await;
+        made?;
+        let meta = Self {
+            kv,
+            config,
+            ids: Ids::default(),
+            leases: Mutex::new(Leases::new(clock::now())),
+            advanced: Mutex::new(None),
+            sessions_after: Mutex::new(None),
+        };
+        // So that the watermark is right before the first allocation.
+        meta.allocate(1).await?;
+        Ok(meta)
+    }
+}

@@ -1,0 +1,25 @@
+//! The S3 half: buckets, objects, listings, multipart uploads, users and keys, on the records of `store`.
+//!
+//! Owns: how a key maps to the tree, what is an object, conditions, the order of listings, and the rows `BUCK`, `USER`,
+//! `AKEY`, `UPLD`, `PART` and `IDEM`. Absent: HTTP, signatures, policies and digests (the gateway), and who frees a blob
+//! (`reclaim`).
+//!
+//! Reading order: `key`, `place`, `object`, `walk`, `list`, `share`, `multipart`, `bucket`, `user`.
+
+mod attrs;
+mod bucket;
+mod dispatch;
+mod key;
+mod list;
+mod multipart;
+mod object;
+mod place;
+mod record;
+mod share;
+#[cfg(test)]
+mod tests;
+mod upload;
+mod user;
+mod walk;
+
+pub(crate) use dispatch::dispatch;

@@ -1,0 +1,49 @@
+//! `SING` `epoch` → the current reclamation epoch; `SING` `format` → the version of the stored format.
+
+use janusfs_kv::Txn;
+use janusfs_types::Epoch;
+
+use super::{decode, encode, key};
+use crate::MetaError;
+
+/// The stored format that this build writes and reads.
+pub(crate) const FORMAT: u32 = 1;
+
+fn epoch_key() -> Vec<u8> {
+    key(b"SING", &[b"epoch"])
+}
+
+fn format_key() -> Vec<u8> {
+    key(b"SING", &[b"format"])
+}
+
+/// Reads the epoch for filing an orphan. Conflicts when it advances meanwhile: an open that still saw the name then has
+/// an epoch no later than the orphan's.
+pub(crate) async fn current(txn: &mut impl Txn) -> Result<Epoch, MetaError> {
+    let value = txn.get(&epoch_key()).await?;
+    value.map_or(Ok(Epoch(1)), |value| decode("epoch", &value))
+}
+
+/// Reads the epoch for a reader, without conflicting.
+pub(crate) async fn current_snapshot(txn: &mut impl Txn) -> Result<Epoch, MetaError> {
+    let value = txn.get_snapshot(&epoch_key()).await?;
+    value.map_or(Ok(Epoch(1)), |value| decode("epoch", &value))
+}
+
+/// Sets the epoch.
+pub(crate) fn set(txn: &mut impl Txn, epoch: Epoch) {
+    txn.set(&epoch_key(), &encode(&epoch));
+}
+
+/// Reads the version of the stored format; none: the store is new.
+pub(crate) async fn format(txn: &mut impl Txn) -> Result<Option<u32>, MetaError> {
+    txn.get(&format_key())
+        .await?
+        .map(|value| decode("format", &value))
+        .transpose()
+}
+
+/// Sets the version of the stored format.
+pub(crate) fn set_format(txn: &mut impl Txn, format: u32) {
+    txn.set(&format_key(), &encode(&format));
+}
