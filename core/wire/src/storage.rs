@@ -81,12 +81,15 @@ pub struct ChunkStatus {
     pub len_bytes: u32,
     /// CRC32C of the committed bytes.
     pub crc: u32,
+    /// The write that made this version; a repair carries it along, so that a retry still applies once.
+    pub last: Option<WriteTag>,
 }
 wire_fields!(ChunkStatus {
     chunk,
     version,
     len_bytes,
-    crc
+    crc,
+    last
 });
 
 /// Figures of one target.
