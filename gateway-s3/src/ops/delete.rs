@@ -1,0 +1,146 @@
+//! DeleteObject and DeleteObjects.
+//!
+//! Invariant: each key is its own transaction; an absent key counts as deleted.
+
+use janusfs_types::limits;
+use janusfs_wire::meta::{Conditions, DeleteObjects};
+use s3s::{
+    S3Error, S3ErrorCode, S3Request, S3Response, S3Result,
+    dto::{
+        DeleteObjectInput, DeleteObjectOutput, DeleteObjectsInput, DeleteObjectsOutput,
+        DeletedObject, Error,
+    },
+};
+
+use super::{answer, check_key, check_version, refuse};
+use crate::{
+    auth::identity,
+    error::{Subject, not_implemented, s3_error as from_fs},
+    etag::write_conditions,
+    namespace::Gateway,
+};
+
+pub(crate) async fn one(
+    gateway: &Gateway,
+    request: S3Request<DeleteObjectInput>,
+) -> S3Result<S3Response<DeleteObjectOutput>> {
+    let identity = identity(&request)?;
+    let input = request.input;
+    refuse!(input;
+        mfa: "MFA delete",
+        if_match_last_modified_time: "deleting under a condition on the time",
+        if_match_size: "deleting under a condition on the size",
+    );
+    if input.bypass_governance_retention == Some(true) {
+        return Err(not_implemented("object lock"));
+    }
+    check_version(input.version_id.as_deref())?;
+    check_key(&input.key)?;
+    let conditions = write_conditions(input.if_match.as_ref(), None)?;
+    gateway
+        .bucket(
+            &identity,
+            &input.bucket,
+            input.expected_bucket_owner.as_deref(),
+        )
+        .await?;
+    let subject = if conditions.if_match.is_empty() {
+        Subject::Bucket
+    } else {
+        Subject::Key
+    };
+    let message = DeleteObjects {
+        bucket: input.bucket,
+        keys: vec![input.key],
+        conditions,
+    };
+    let deleted = gateway
+        .client
+        .call(&message)
+        .await
+        .map_err(|error| from_fs(error, subject))?;
+    match deleted
+        .into_iter()
+        .find(|deleted| !deleted.error.is_empty())
+    {
+        None => answer(DeleteObjectOutput::default()),
+        Some(failed) => Err(S3Error::with_message(
+            S3ErrorCode::InternalError,
+            failed.error,
+        )),
+    }
+}
+
+pub(crate) async fn many(
+    gateway: &Gateway,
+    request: S3Request<DeleteObjectsInput>,
+) -> S3Result<S3Response<DeleteObjectsOutput>> {
+    let identity = identity(&request)?;
+    let input = request.input;
+    refuse!(input; mfa: "MFA delete");
+    if input.bypass_governance_retention == Some(true) {
+        return Err(not_implemented("object lock"));
+    }
+    let objects = input.delete.objects;
+    let max = usize::try_from(limits::LIST_PAGE_MAX).unwrap_or(usize::MAX);
+    if objects.is_empty() || objects.len() > max {
+        return Err(S3Error::new(S3ErrorCode::MalformedXML));
+    }
+    gateway
+        .bucket(
+            &identity,
+            &input.bucket,
+            input.expected_bucket_owner.as_deref(),
+        )
+        .await?;
+    let (mut keys, mut errors) = (Vec::with_capacity(objects.len()), Vec::new());
+    for object in objects {
+        let conditional =
+            object.e_tag.is_some() || object.last_modified_time.is_some() || object.size.is_some();
+        let checked = if conditional {
+            Err(not_implemented("a condition inside DeleteObjects"))
+        } else {
+            check_version(object.version_id.as_deref()).and_then(|()| check_key(&object.key))
+        };
+        match checked {
+            Ok(()) => keys.push(object.key),
+            Err(error) => errors.push(Error {
+                code: Some(error.code().as_str().to_owned()),
+                message: error.message().map(str::to_owned),
+                key: Some(object.key),
+                version_id: object.version_id,
+            }),
+        }
+    }
+    let quiet = input.delete.quiet == Some(true);
+    let mut deleted = Vec::new();
+    if !keys.is_empty() {
+        let conditions = Conditions::default();
+        let message = DeleteObjects {
+            bucket: input.bucket,
+            keys,
+            conditions,
+        };
+        let results = gateway.client.call(&message).await;
+        for result in results.map_err(|error| from_fs(error, Subject::Bucket))? {
+            if result.error.is_empty() {
+                deleted.push(DeletedObject {
+                    key: Some(result.key),
+                    ..Default::default()
+                });
+            } else {
+                errors.push(Error {
+                    code: Some(S3ErrorCode::InternalError.as_str().to_owned()),
+                    message: Some(result.error),
+                    key: Some(result.key),
+                    version_id: None,
+                });
+            }
+        }
+    }
+    answer(DeleteObjectsOutput {
+        deleted: (!quiet).then_some(deleted),
+        errors: (!errors.is_empty()).then_some(errors),
+        ..Default::default()
+    })
+}
