@@ -11,7 +11,7 @@ TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),$(CURDIR)/target)
 DATA ?= $(CURDIR)/janusfs-data
 PACKAGES := build-essential libclang-dev cmake pkg-config fuse3 attr
 
-.PHONY: help deps test check
+.PHONY: help deps build up test check fmt clippy docs unit bench soak compat
 
 help: ## Lists the targets.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -25,9 +25,17 @@ deps: ## Installs the Debian or Ubuntu packages that the build needs and lacks.
 	  $$S apt-get update -qq && $$S env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing >/dev/null; fi
 	@command -v $(CARGO) >/dev/null || { echo "error: cargo is missing: install Rust 1.95 or later (rustup.rs), then run this again" >&2; exit 2; }
 
+build: deps ## Builds the janusfs binary.
+	$(CARGO) build $(BUILD) --bin janusfs
+
+up: build ## Runs JanusFS on this machine: both doors, mounted under ./janusfs-data/mnt.
+	@mkdir -p $(DATA)/mnt
+	$(TARGET)/release/janusfs up --data $(DATA) --mount $(DATA)/mnt
+
 test: deps ## Runs every test, the lints and the documentation build.
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy $(BUILD) --workspace --all-targets -- -D warnings
+	$(CARGO) build $(BUILD) --bin janusfs
 	$(CARGO) test $(BUILD) --workspace
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(BUILD) --workspace --no-deps --quiet
 
