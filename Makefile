@@ -11,7 +11,7 @@ TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),$(CURDIR)/target)
 DATA ?= $(CURDIR)/janusfs-data
 PACKAGES := build-essential libclang-dev cmake pkg-config fuse3 attr
 
-.PHONY: help deps build up test check fmt clippy docs unit bench soak compat
+.PHONY: help deps build up test check
 
 help: ## Lists the targets.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
