@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use janusfs_chain_client::ChainClient;
-use janusfs_chain_server::{StorageConfig, StorageRole};
+use janusfs_chain_server::{Barriers, StorageConfig, StorageRole};
 use janusfs_client::Client;
 use janusfs_kv::{Kv, RocksKv, RocksKvOptions};
 use janusfs_meta::{Meta, MetaConfig};
@@ -28,6 +28,7 @@ const IN_PROCESS: &str = "";
 pub(crate) struct Node {
     kv: Arc<RocksKv>,
     storage: Arc<StorageRole>,
+    barriers: Barriers,
     reclamation: Reclamation,
     /// Every service; also the in-process transport.
     pub(crate) router: Arc<Router>,
@@ -55,6 +56,7 @@ impl Node {
         let storage = StorageRole::open(storage_config, nobody)
             .await
             .context("cannot open the storage targets")?;
+        let barriers = Barriers::start(storage.clone());
         let meta_dir = dir.join("meta");
         let kv = janusfs_env::tasks::blocking(move || {
             RocksKv::open(&meta_dir, RocksKvOptions::default())
@@ -88,6 +90,7 @@ impl Node {
         Ok(Self {
             kv,
             storage,
+            barriers,
             reclamation,
             router,
             client,
@@ -98,6 +101,7 @@ impl Node {
     /// Syncs and closes everything. The doors must be closed already.
     pub(crate) async fn stop(self) -> Result<()> {
         self.reclamation.stop().await;
+        self.barriers.stop().await;
         self.storage.shutdown().await;
         self.kv
             .sync()

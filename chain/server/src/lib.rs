@@ -7,6 +7,7 @@
 //! Reading order: `role`, `target`, `write`, `repair`, `reconcile`.
 #![forbid(unsafe_code)]
 
+mod barriers;
 mod limits;
 mod reconcile;
 mod repair;
@@ -15,4 +16,5 @@ mod target;
 mod unbroken;
 mod write;
 
+pub use barriers::Barriers;
 pub use role::{PeerSource, StorageConfig, StorageRole};

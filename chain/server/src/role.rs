@@ -141,10 +141,15 @@ impl StorageRole {
             all.forget();
         }
         self.jobs.close();
+        self.sync_targets().await;
+    }
+
+    /// Makes everything stable on every target of this process. A failure is logged: the engine then refuses changes itself.
+    pub(crate) async fn sync_targets(&self) {
         for target in self.targets.values() {
             let engine = target.engine.clone();
             if let Err(error) = tasks::blocking(move || engine.sync()).await {
-                tracing::error!(target = %target.id, %error, "the last sync failed");
+                tracing::error!(target = %target.id, %error, "the sync failed");
             }
         }
     }
