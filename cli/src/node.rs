@@ -74,15 +74,11 @@ impl Node {
             .with(ServiceId::Meta, meta.clone())
             .with(ServiceId::Storage, storage.clone());
         let router = Arc::new(router);
-        let peer: Peer = router.clone();
-        let peers: Arc<dyn Fn(&str) -> Peer + Send + Sync> = Arc::new(move |_| peer.clone());
-        let client = Client::connect(router.clone(), peers.clone(), Handle::current())
-            .await
-            .context("cannot start the client")?;
+        let client = client_of(&router).await?;
         let chains = ChainClient::new(
             ClientId(janusfs_env::rng::random_u64()),
             client.chain_table(),
-            peers,
+            peers(&router),
         )
         .context("cannot reach the storage targets")?;
         let chains = Arc::new(chains);
@@ -98,6 +94,12 @@ impl Node {
         })
     }
 
+    /// Makes a further client of this node. The mount has its own: what the S3 door changes is news to the kernel, what
+    /// the mount changes is not.
+    pub(crate) async fn new_client(&self) -> Result<Client> {
+        client_of(&self.router).await
+    }
+
     /// Syncs and closes everything. The doors must be closed already.
     pub(crate) async fn stop(self) -> Result<()> {
         self.reclamation.stop().await;
@@ -109,6 +111,17 @@ impl Node {
             .context("cannot sync the metadata store")?;
         Ok(())
     }
+}
+
+fn peers(router: &Arc<Router>) -> Arc<dyn Fn(&str) -> Peer + Send + Sync> {
+    let peer: Peer = router.clone();
+    Arc::new(move |_| peer.clone())
+}
+
+async fn client_of(router: &Arc<Router>) -> Result<Client> {
+    Client::connect(router.clone(), peers(router), Handle::current())
+        .await
+        .context("cannot start the client")
 }
 
 /// Chains of `replicas` targets each, in order of their numbers.

@@ -57,7 +57,7 @@ pub(crate) async fn run(up: Up) -> Result<ExitCode> {
         until(stopped.clone()),
     ));
     let mount = match &up.mount {
-        Some(path) => Some(mount(&node.client, path).await?),
+        Some(path) => Some(mount(node.new_client().await?, path).await?),
         None => None,
     };
     dir.publish(&endpoints)?;
@@ -125,7 +125,7 @@ pub(crate) async fn bind(address: SocketAddr, what: &str, flag: &str) -> Result<
 }
 
 /// Mounts on a thread that may block.
-async fn mount(client: &Client, path: &Path) -> Result<Mount> {
+async fn mount(client: Client, path: &Path) -> Result<Mount> {
     std::fs::create_dir_all(path)
         .or_else(|error| match error.kind() {
             // A dead mount answers like this; mounting takes it away first.
@@ -134,7 +134,6 @@ async fn mount(client: &Client, path: &Path) -> Result<Mount> {
         })
         .with_context(|| format!("cannot make the mount point {}", path.display()))?;
     let config = MountConfig::new(path.to_owned());
-    let client = client.clone();
     tasks::blocking(move || janusfs_fuse_mount::mount(client, config))
         .await
         .with_context(|| format!("cannot mount on {}", path.display()))

@@ -5,14 +5,15 @@
 //! locks stay in the kernel, `fallocate`, `copy_file_range` and `lseek` answer `ENOSYS`, which makes the kernel fall back
 //! (`EOPNOTSUPP`, copying, "all data") and never ask again.
 //!
-//! Names and attributes have no lifetime in the kernel (TTL 0): a change through another door shows at once. File data
-//! does: pages stay until an open finds that the file changed elsewhere (`page_cache`).
+//! The kernel believes names (absent ones too) and attributes for as long as the answer's lease lasts, and is told when
+//! they change through another door (`kernel_cache`). Pages of files stay until an open finds that the file changed
+//! elsewhere (`page_cache`).
 
 use std::{
     cell::RefCell,
     ffi::OsStr,
     io,
-    os::unix::ffi::OsStrExt,
+    os::{fd::AsFd, unix::ffi::OsStrExt},
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::Arc,
@@ -27,6 +28,7 @@ use fuser::{
     ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, SessionACL,
     TimeOrNow, WriteFlags,
 };
+use janusfs_client::CacheLease;
 use janusfs_env::{metrics, tasks};
 use janusfs_types::{Attr, Credentials, FileKind, InodeId, limits};
 use janusfs_wire::meta::RenameMode;
@@ -34,11 +36,13 @@ use tokio::sync::watch;
 
 use crate::{
     MountConfig,
-    vfs::{AttrUpdate, CreateRequest, OpenFlags, OpenReply, Vfs, VfsError, WriteOrigin},
+    kernel_cache::KernelCache,
+    vfs::{
+        AttrUpdate, CreateRequest, Entries, Leased, OpenFlags, OpenReply, Vfs, VfsError,
+        WriteOrigin,
+    },
 };
 
-/// For how long the kernel may believe a name or attributes without asking.
-const TTL: Duration = Duration::ZERO;
 const GENERATION: Generation = Generation(0);
 /// `st_blksize`: what `cp` and stdio read and write at once, one full readahead window.
 const BLOCK_SIZE_BYTES: u32 = 128 << 10;
@@ -60,8 +64,12 @@ impl Session {
         mountpoint: &Path,
         ended: watch::Sender<bool>,
     ) -> io::Result<Self> {
+        let client = vfs.client().clone();
         let filesystem = Adapter { vfs, ended };
-        fuser::spawn_mount(filesystem, mountpoint, &session_config(config)).map(Self)
+        let session = fuser::Session::new(filesystem, mountpoint, &session_config(config))?;
+        let device = session.as_fd().try_clone_to_owned()?;
+        client.serve_cache(Arc::new(KernelCache::new(device)));
+        session.spawn().map(Self)
     }
 
     /// Unmounts and waits for the threads; fails while files are open.
@@ -129,18 +137,22 @@ impl Adapter {
         })
     }
 
-    fn reply_entry(&self, result: Result<Attr, Errno>, reply: ReplyEntry) {
+    fn reply_entry(&self, result: Result<Leased<Attr>, Errno>, reply: ReplyEntry) {
         match result {
-            Ok(attr) => reply.entry(&TTL, &file_attr(&attr), GENERATION),
+            Ok(found) => self.vfs.client().hand_over(found.lease, |ttl| {
+                reply.entry(&ttl, &file_attr(&found.value), GENERATION);
+            }),
             Err(errno) => reply.error(errno),
         }
     }
-}
 
-fn reply_attr(result: Result<Attr, Errno>, reply: ReplyAttr) {
-    match result {
-        Ok(attr) => reply.attr(&TTL, &file_attr(&attr)),
-        Err(errno) => reply.error(errno),
+    fn reply_attr(&self, result: Result<Leased<Attr>, Errno>, reply: ReplyAttr) {
+        match result {
+            Ok(found) => self.vfs.client().hand_over(found.lease, |ttl| {
+                reply.attr(&ttl, &file_attr(&found.value));
+            }),
+            Err(errno) => reply.error(errno),
+        }
     }
 }
 
@@ -192,7 +204,21 @@ impl Filesystem for Adapter {
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let call = self.vfs.lookup(InodeId(parent.0), name.as_bytes());
-        self.reply_entry(self.run("lookup", parent, call), reply);
+        match self.run("lookup", parent, call) {
+            Ok(found) => self
+                .vfs
+                .client()
+                .hand_over(found.lease, |ttl| match &found.value {
+                    Some(attr) => reply.entry(&ttl, &file_attr(attr), GENERATION),
+                    None if ttl.is_zero() => reply.error(Errno::ENOENT),
+                    // Inode 0 is an absent name that the kernel may remember.
+                    None => {
+                        let absent = bare_attr(INodeNo(0), FileType::RegularFile);
+                        reply.entry(&ttl, &absent, GENERATION);
+                    }
+                }),
+            Err(errno) => reply.error(errno),
+        }
     }
 
     fn forget(&self, _request: &Request, inode: INodeNo, _lookups: u64) {
@@ -206,10 +232,8 @@ impl Filesystem for Adapter {
         _handle: Option<FileHandle>,
         reply: ReplyAttr,
     ) {
-        reply_attr(
-            self.run("getattr", inode, self.vfs.attr(InodeId(inode.0))),
-            reply,
-        );
+        let call = self.vfs.attr(InodeId(inode.0));
+        self.reply_attr(self.run("getattr", inode, call), reply);
     }
 
     fn setattr(
@@ -240,7 +264,7 @@ impl Filesystem for Adapter {
         };
         let caller = credentials(request);
         let call = self.vfs.set_attr(InodeId(inode.0), update, &caller);
-        reply_attr(self.run("setattr", inode, call), reply);
+        self.reply_attr(self.run("setattr", inode, call), reply);
     }
 
     fn readlink(&self, _request: &Request, inode: INodeNo, reply: ReplyData) {
@@ -376,16 +400,10 @@ impl Filesystem for Adapter {
             who: credentials(request),
         };
         match self.run("create", parent, self.vfs.create(create)) {
-            Ok((attr, open)) => {
-                let handle = FileHandle(open.handle);
-                reply.created(
-                    &TTL,
-                    &file_attr(&attr),
-                    GENERATION,
-                    handle,
-                    open_flags(open),
-                );
-            }
+            Ok((made, open)) => self.vfs.client().hand_over(made.lease, |ttl| {
+                let (attr, handle) = (file_attr(&made.value), FileHandle(open.handle));
+                reply.created(&ttl, &attr, GENERATION, handle, open_flags(open));
+            }),
             Err(errno) => reply.error(errno),
         }
     }
@@ -507,16 +525,18 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let call = read_directory(
-            &self.vfs,
-            inode,
-            handle,
-            offset,
-            false,
-            |ino, at, kind, name, _| reply.add(ino, at, kind, OsStr::from_bytes(name)),
-        );
+        let call = read_directory(&self.vfs, handle, offset, false);
         match self.run("readdir", inode, call) {
-            Ok(()) => reply.ok(),
+            Ok(entries) => {
+                fill(
+                    &self.vfs,
+                    inode,
+                    offset,
+                    entries,
+                    |ino, at, kind, name, _| reply.add(ino, at, kind, OsStr::from_bytes(name)),
+                );
+                reply.ok();
+            }
             Err(errno) => reply.error(errno),
         }
     }
@@ -529,21 +549,30 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let call = read_directory(
-            &self.vfs,
-            inode,
-            handle,
-            offset,
-            true,
-            |ino, at, kind, name, attr| {
-                let attr = attr.map_or_else(|| bare_attr(ino, kind), |attr| file_attr(&attr));
-                reply.add(ino, at, OsStr::from_bytes(name), &TTL, &attr, GENERATION)
-            },
-        );
-        match self.run("readdirplus", inode, call) {
-            Ok(()) => reply.ok(),
-            Err(errno) => reply.error(errno),
-        }
+        let call = read_directory(&self.vfs, handle, offset, true);
+        let entries = match self.run("readdirplus", inode, call) {
+            Ok(entries) => entries,
+            Err(errno) => return reply.error(errno),
+        };
+        let lease = entries
+            .as_ref()
+            .map_or_else(CacheLease::none, Entries::lease);
+        self.vfs.client().hand_over(lease, |ttl| {
+            fill(
+                &self.vfs,
+                inode,
+                offset,
+                entries,
+                |ino, at, kind, name, attr| {
+                    let (attr, ttl) = match attr {
+                        Some(attr) => (file_attr(&attr), ttl),
+                        None => (bare_attr(ino, kind), Duration::ZERO),
+                    };
+                    reply.add(ino, at, OsStr::from_bytes(name), &ttl, &attr, GENERATION)
+                },
+            );
+            reply.ok();
+        });
     }
 
     fn releasedir(
@@ -697,40 +726,47 @@ impl Filesystem for Adapter {
     }
 }
 
-/// Feeds a directory to `add` until it says that the reply is full: `.` and `..` at positions 0 and 1, then the entries.
-/// An entry's position is given as the one after it, which the kernel asks for next.
+/// Reads what comes at an offset: `.` and `..` are at 0 and 1, then the entries.
 async fn read_directory(
     vfs: &Vfs,
-    inode: INodeNo,
     handle: FileHandle,
     offset: u64,
     plus: bool,
-    mut add: impl FnMut(INodeNo, u64, FileType, &[u8], Option<Attr>) -> bool,
-) -> Result<(), VfsError> {
+) -> Result<Option<Entries>, VfsError> {
     if offset == 0 {
         vfs.rewind_directory(handle.0)?;
-        if add(inode, 1, FileType::Directory, b".", None) {
-            return Ok(());
-        }
+    }
+    vfs.read_directory(handle.0, offset.saturating_sub(2), plus)
+        .await
+}
+
+/// Feeds what comes at an offset to `add` until it says that the reply is full. An entry's position is given as the one
+/// after it, which the kernel asks for next.
+fn fill(
+    vfs: &Vfs,
+    inode: INodeNo,
+    offset: u64,
+    entries: Option<Entries>,
+    mut add: impl FnMut(INodeNo, u64, FileType, &[u8], Option<Attr>) -> bool,
+) {
+    if offset == 0 && add(inode, 1, FileType::Directory, b".", None) {
+        return;
     }
     if offset <= 1 {
         let root = InodeId::ROOT.0;
         let parent = if inode.0 == root { root } else { UNKNOWN_INODE };
         if add(INodeNo(parent), 2, FileType::Directory, b"..", None) {
-            return Ok(());
+            return;
         }
     }
+    let Some(entries) = entries else { return };
     let position = offset.saturating_sub(2);
-    let Some(entries) = vfs.read_directory(handle.0, position, plus).await? else {
-        return Ok(());
-    };
     for (after, (name, attr)) in (position + 3..).zip(entries.iter(vfs)) {
         let kind = file_type(attr.kind);
         if add(INodeNo(attr.inode.0), after, kind, name, Some(attr)) {
-            break;
+            return;
         }
     }
-    Ok(())
 }
 
 fn credentials(request: &Request) -> Credentials {

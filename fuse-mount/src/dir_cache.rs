@@ -14,9 +14,9 @@ use janusfs_wire::meta::{DirEntry, DirPage};
 
 /// What to do for a position.
 #[derive(Debug)]
-pub(crate) enum Next {
-    /// Hand these entries out, from the index on.
-    Serve(Arc<Vec<DirEntry>>, usize),
+pub(crate) enum Next<S> {
+    /// Hand these entries out, from the index on; they have this stamp.
+    Serve(Arc<Vec<DirEntry>>, usize, S),
     /// The directory ends here.
     End,
     /// Fetch the page after this cursor, then ask again.
@@ -40,7 +40,7 @@ struct Page<S> {
     stamp: S,
 }
 
-impl<S> DirectoryStream<S> {
+impl<S: Copy> DirectoryStream<S> {
     pub(crate) fn new() -> Self {
         Self {
             cursors: Vec::new(),
@@ -55,12 +55,12 @@ impl<S> DirectoryStream<S> {
     }
 
     /// Says how to go on at `position`, with the held page only if `usable` agrees to its stamp.
-    pub(crate) fn next(&self, position: usize, usable: impl Fn(&S) -> bool) -> Next {
+    pub(crate) fn next(&self, position: usize, usable: impl Fn(&S) -> bool) -> Next<S> {
         if let Some(page) = self.page.as_ref().filter(|page| usable(&page.stamp))
             && let Some(index) = position.checked_sub(page.first)
         {
             if index < page.entries.len() {
-                return Next::Serve(Arc::clone(&page.entries), index);
+                return Next::Serve(Arc::clone(&page.entries), index, page.stamp);
             }
             if index == page.entries.len() && page.end {
                 return Next::End;
@@ -143,7 +143,7 @@ mod tests {
             match stream.next(position, |()| true) {
                 Next::End => return Vec::new(),
                 Next::Fetch(after) => stream.accept(position, page(names, &after, 4), ()),
-                Next::Serve(entries, from) => {
+                Next::Serve(entries, from, ()) => {
                     let served = entries[from..].iter().take(take);
                     return served
                         .map(|e| String::from_utf8(e.name.to_vec()).unwrap())

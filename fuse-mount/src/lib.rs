@@ -2,9 +2,8 @@
 //!
 //! Owns: which FUSE message becomes which client call, open handles, when the kernel may keep its page cache, and
 //! mounting itself. What a mount promises is in `SEMANTICS.md`. Absent: permission checks (the kernel does them from
-//! mode bits, `default_permissions`), advisory locks (the kernel keeps them, per host), caches of names or attributes
-//! (every look-up asks, so that the other door's change is visible at once), and any byte of file data: buffers belong
-//! to `core/client`.
+//! mode bits, `default_permissions`), advisory locks (the kernel keeps them, per host), a cache of names or attributes
+//! beside the kernel's, and any byte of file data: buffers belong to `core/client`.
 //!
 //! Reading order: `config`, `mount`, `adapter`, `vfs`.
 
@@ -16,6 +15,7 @@ mod vfs;
 
 mod dir_cache;
 mod handles;
+mod kernel_cache;
 mod page_cache;
 
 pub use config::MountConfig;

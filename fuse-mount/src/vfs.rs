@@ -14,7 +14,7 @@ mod xattr;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use janusfs_client::Client;
+use janusfs_client::{CacheLease, Client};
 use janusfs_types::{Attr, FileKind, FsError, limits};
 
 use crate::{
@@ -22,6 +22,7 @@ use crate::{
     page_cache::CachedVersions,
 };
 
+pub(crate) use dir::Entries;
 pub(crate) use io::{CreateRequest, OpenFlags, OpenReply, WriteOrigin};
 pub(crate) use namespace::AttrUpdate;
 
@@ -52,6 +53,13 @@ impl VfsError {
     pub(crate) fn is_everyday(&self) -> bool {
         matches!(self, Self::Fs(FsError::NotFound | FsError::NoXattr))
     }
+}
+
+/// An answer, and for how long the kernel may believe it.
+#[derive(Clone, Debug)]
+pub(crate) struct Leased<T> {
+    pub(crate) value: T,
+    pub(crate) lease: CacheLease,
 }
 
 /// A mounted namespace.

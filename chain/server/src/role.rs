@@ -306,6 +306,7 @@ impl StorageRole {
         Ok(Reply {
             head: done.to_wire(),
             body,
+            ..Reply::default()
         })
     }
 
@@ -323,6 +324,7 @@ impl StorageRole {
         Ok(Reply {
             head: done.to_wire(),
             body,
+            ..Reply::default()
         })
     }
 
@@ -488,7 +490,7 @@ impl StorageRole {
 fn reply<T: Wire>(value: T) -> Result<Reply, FsError> {
     Ok(Reply {
         head: value.to_wire(),
-        body: Vec::new(),
+        ..Reply::default()
     })
 }
 

@@ -1,7 +1,8 @@
 //! The frame: a fixed header with its own CRC32C, the message head, the bulk body.
 //!
-//! Header, 36 bytes, big-endian: magic u32, kind u8 (1 request, 2 reply, 3 error), service u8, method u16, request id u64,
-//! timeout u32 (ms), head length u32, body length u32, CRC32C of the head u32, CRC32C of the header so far u32.
+//! Header, 45 bytes, big-endian: magic u32, kind u8 (1 request, 2 reply, 3 error), service u8, method u16, request id u64,
+//! time u32 (ms: a request's timeout, a reply's lease), head length u32, body length u32, CRC32C of the head u32, client u64
+//! (0: none), flags u8 (1: the client wants a lease), CRC32C of the header so far u32.
 //! The body carries its own checksum in the message (it covers the bytes from the client's buffer on, promise P5).
 //! A header that does not check out ends the connection: after it nothing can be trusted to be a boundary.
 
@@ -11,7 +12,9 @@ use bytes::Bytes;
 use janusfs_types::limits;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-pub(crate) const HEADER_LEN_BYTES: usize = 36;
+pub(crate) const HEADER_LEN_BYTES: usize = 45;
+const SUM_AT: usize = HEADER_LEN_BYTES - 4;
+const WANTS_LEASE: u8 = 1;
 const MAGIC: u32 = 0x4a46_5331; // "JFS1"
 
 /// What a frame is.
@@ -29,7 +32,11 @@ pub(crate) struct Frame {
     pub(crate) service: u8,
     pub(crate) method: u16,
     pub(crate) request: u64,
-    pub(crate) timeout_ms: u32,
+    /// A request's timeout, a reply's lease.
+    pub(crate) time_ms: u32,
+    /// 0 for none.
+    pub(crate) client: u64,
+    pub(crate) wants_lease: bool,
     pub(crate) head: Bytes,
     pub(crate) body: Vec<Bytes>,
 }
@@ -63,10 +70,12 @@ pub(crate) async fn write<W: AsyncWrite + Unpin>(out: &mut W, frame: &Frame) -> 
     start.extend_from_slice(&[kind, frame.service]);
     start.extend_from_slice(&frame.method.to_be_bytes());
     start.extend_from_slice(&frame.request.to_be_bytes());
-    start.extend_from_slice(&frame.timeout_ms.to_be_bytes());
+    start.extend_from_slice(&frame.time_ms.to_be_bytes());
     start.extend_from_slice(&len(frame.head.len())?.to_be_bytes());
     start.extend_from_slice(&len(body_len)?.to_be_bytes());
     start.extend_from_slice(&crc32c(&frame.head).to_be_bytes());
+    start.extend_from_slice(&frame.client.to_be_bytes());
+    start.push(u8::from(frame.wants_lease));
     let sum = crc32c(&start);
     start.extend_from_slice(&sum.to_be_bytes());
     start.extend_from_slice(&frame.head);
@@ -125,8 +134,12 @@ fn parse(header: &[u8; HEADER_LEN_BYTES]) -> io::Result<Parsed> {
             .and_then(|bytes| bytes.try_into().ok());
         u32::from_be_bytes(bytes.expect("offsets are inside the header"))
     };
-    if u32_at(32) != crc32c(&header[..32]) || u32_at(0) != MAGIC {
+    let u64_at = |at: usize| (u64::from(u32_at(at)) << 32) | u64::from(u32_at(at + 4));
+    if u32_at(SUM_AT) != crc32c(&header[..SUM_AT]) || u32_at(0) != MAGIC {
         return Err(bad("not a JanusFS frame"));
+    }
+    if header[40] & !WANTS_LEASE != 0 {
+        return Err(bad("unknown flags of a frame"));
     }
     let kind = match header[4] {
         1 => Kind::Request,
@@ -144,8 +157,10 @@ fn parse(header: &[u8; HEADER_LEN_BYTES]) -> io::Result<Parsed> {
             kind,
             service: header[5],
             method: u16::from_be_bytes([header[6], header[7]]),
-            request: (u64::from(u32_at(8)) << 32) | u64::from(u32_at(12)),
-            timeout_ms: u32_at(16),
+            request: u64_at(8),
+            time_ms: u32_at(16),
+            client: u64_at(32),
+            wants_lease: header[40] & WANTS_LEASE != 0,
             head: Bytes::new(),
             body: Vec::new(),
         },
@@ -165,7 +180,9 @@ mod tests {
             service: 2,
             method: 0x1234,
             request: 0x0102_0304_0506_0708,
-            timeout_ms: 99,
+            time_ms: 99,
+            client: 0x1122_3344_5566_7788,
+            wants_lease: true,
             head: Bytes::from_static(b"head"),
             body: vec![Bytes::from_static(b"bo"), Bytes::from_static(b"dy")],
         }
@@ -186,9 +203,10 @@ mod tests {
             (back.kind, back.service, back.method),
             (sent.kind, sent.service, sent.method)
         );
+        assert_eq!((back.request, back.time_ms), (sent.request, sent.time_ms));
         assert_eq!(
-            (back.request, back.timeout_ms),
-            (sent.request, sent.timeout_ms)
+            (back.client, back.wants_lease),
+            (sent.client, sent.wants_lease)
         );
         assert_eq!(back.head, sent.head);
         assert_eq!(back.body.concat(), b"body");

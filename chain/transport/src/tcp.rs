@@ -16,8 +16,8 @@ use std::{
 
 use futures::future::{BoxFuture, FutureExt};
 use janusfs_env::{clock, metrics, tasks};
-use janusfs_rpc::{Handler, Reply, Request, Transport};
-use janusfs_types::{FsError, limits};
+use janusfs_rpc::{Caller, Handler, Reply, Request, Transport};
+use janusfs_types::{ClientId, FsError, limits};
 use janusfs_wire::{ServiceId, decode_error, encode_error};
 use parking_lot::Mutex;
 use tokio::{
@@ -166,15 +166,23 @@ async fn answer(handler: &dyn Handler, frame: Frame) -> Frame {
         service,
         method,
         request,
-        timeout_ms,
+        time_ms,
+        client,
+        wants_lease,
         head,
         body,
-        ..
+        kind: _,
     } = frame;
-    let timeout = Duration::from_millis(timeout_ms.into());
+    let timeout = Duration::from_millis(time_ms.into());
+    let caller = (client != 0).then_some(Caller {
+        client: ClientId(client),
+        wants_lease,
+        remote: true,
+    });
     let result = match ServiceId::from_code(service) {
         Some(service) => {
             let call = handler.handle(Request {
+                caller,
                 service,
                 method,
                 timeout,
@@ -189,16 +197,18 @@ async fn answer(handler: &dyn Handler, frame: Frame) -> Frame {
         }
         None => Err(FsError::Unsupported(format!("service {service}"))),
     };
-    let (kind, head, body) = match result {
-        Ok(reply) => (Kind::Reply, reply.head, reply.body),
-        Err(error) => (Kind::Error, encode_error(&error), Vec::new()),
+    let (kind, head, body, time_ms) = match result {
+        Ok(reply) => (Kind::Reply, reply.head, reply.body, reply.lease_ms),
+        Err(error) => (Kind::Error, encode_error(&error), Vec::new(), 0),
     };
     Frame {
         kind,
         service,
         method,
         request,
-        timeout_ms: 0,
+        time_ms,
+        client,
+        wants_lease: false,
         head,
         body,
     }
@@ -248,6 +258,7 @@ async fn read_replies(mut input: OwnedReadHalf, connection: Weak<Connection>) {
             Kind::Reply => Ok(Reply {
                 head: frame.head,
                 body: frame.body,
+                lease_ms: frame.time_ms,
             }),
             Kind::Error => Err(decode_error(&frame.head).unwrap_or_else(|error| {
                 FsError::Io(format!("error reply not understood: {error}"))
@@ -377,7 +388,9 @@ impl TcpPeer {
             service: request.service.code(),
             method: request.method,
             request: id,
-            timeout_ms: u32::try_from(request.timeout.as_millis()).unwrap_or(u32::MAX),
+            time_ms: u32::try_from(request.timeout.as_millis()).unwrap_or(u32::MAX),
+            client: request.caller.map_or(0, |caller| caller.client.0),
+            wants_lease: request.caller.is_some_and(|caller| caller.wants_lease),
             head: request.head,
             body: request.body,
         };

@@ -21,6 +21,9 @@ impl Handler for Echo {
                 1 => Ok(Reply {
                     head: request.head,
                     body: request.body,
+                    lease_ms: request.caller.map_or(0, |caller| {
+                        u32::from(caller.wants_lease && caller.remote) * 7
+                    }),
                 }),
                 2 => Err(FsError::Corrupt("chunk 7".into())),
                 _ => std::future::pending().await,
@@ -61,6 +64,7 @@ fn peer(server: &Server, secret: [u8; 32]) -> Arc<TcpPeer> {
 
 fn request(method: u16, body: Vec<Bytes>, timeout: Duration) -> Request {
     Request {
+        caller: None,
         service: ServiceId::Storage,
         method,
         timeout,

@@ -6,12 +6,13 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
 use janusfs_chain_client::ChainClient;
 use janusfs_env::{clock, rng, tasks};
-use janusfs_rpc::Peer;
+use janusfs_rpc::{Caller, Peer};
 use janusfs_types::{
     Attr, BlobId, ChainTable, ChunkId, ClientId, Content, Epoch, FsError, InodeId, Layout,
     SessionId, TargetId,
@@ -25,7 +26,8 @@ use parking_lot::Mutex;
 use tokio::{runtime::Handle, task::JoinHandle};
 
 use crate::{
-    AllocatedId, EpochPin, File, ObjectWriter,
+    AllocatedId, CacheLease, EpochPin, File, ForgetfulCache, ObjectWriter,
+    cache_lease::{self, CacheLeases},
     ids::Ids,
     lease::{self, Lease},
     read, retry,
@@ -46,6 +48,7 @@ pub(crate) struct Inner {
     pub(crate) ids: Arc<Ids>,
     pub(crate) lease: Arc<Lease>,
     pub(crate) files: Files,
+    pub(crate) cache_leases: CacheLeases,
     handle: Handle,
     /// For new blobs; the seed is each blob's own.
     layout: Layout,
@@ -55,7 +58,7 @@ pub(crate) struct Inner {
 
 impl Inner {
     pub(crate) async fn call<M: Method>(&self, message: &M) -> Result<M::Reply, FsError> {
-        retry::call(&self.meta, message).await
+        call(&self.meta, self.id, message).await
     }
 
     /// Returns the layout for a new blob. Its seed follows the number, so that blobs spread over the chains.
@@ -76,6 +79,21 @@ impl Inner {
         let _context = self.handle.enter();
         tasks::spawn(future)
     }
+}
+
+/// Calls in the name of a client, for which the service keeps account of leases.
+pub(crate) async fn call<M: Method>(
+    meta: &Peer,
+    client: ClientId,
+    message: &M,
+) -> Result<M::Reply, FsError> {
+    let caller = Caller {
+        client,
+        wants_lease: false,
+        remote: false,
+    };
+    let (reply, _) = retry::call_as(meta, caller, message).await?;
+    Ok(reply)
 }
 
 impl Drop for Inner {
@@ -99,7 +117,7 @@ impl Client {
     ) -> Result<Self, FsError> {
         let id = ClientId(rng::random_u64());
         let asked = clock::now();
-        let welcome = retry::call(&meta, &Hello { client: id }).await?;
+        let welcome = call(&meta, id, &Hello { client: id }).await?;
         let inner = Arc::new(Inner {
             id,
             meta,
@@ -107,6 +125,7 @@ impl Client {
             ids: Ids::new(),
             lease: Lease::new(asked, welcome.epoch),
             files: Files::default(),
+            cache_leases: CacheLeases::default(),
             handle,
             layout: welcome.layout,
             next_session: AtomicU64::new(1),
@@ -136,6 +155,33 @@ impl Client {
     /// What the service answered; [`FsError::Unavailable`] when it did not: a change may have been applied.
     pub async fn call<M: Method>(&self, message: &M) -> Result<M::Reply, FsError> {
         self.inner.call(message).await
+    }
+
+    /// As [`Self::call`], with the lease under which a cache may believe the answer. There is none until
+    /// [`Self::serve_cache`].
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub async fn call_leased<M: Method>(
+        &self,
+        message: &M,
+    ) -> Result<(M::Reply, CacheLease), FsError> {
+        let inner = &self.inner;
+        inner
+            .cache_leases
+            .call(&inner.meta, inner.id, message)
+            .await
+    }
+
+    /// Tells `cache`, on a thread of its own and until the client is gone, what to forget before its lease ends.
+    pub fn serve_cache(&self, cache: Arc<dyn ForgetfulCache>) {
+        cache_lease::watch(&self.inner, self.inner.handle.clone(), cache);
+    }
+
+    /// Runs `hand_over` with the time for which the answers of a lease may still be believed; zero: not at all. It must
+    /// have put them into the cache when it returns.
+    pub fn hand_over<T>(&self, lease: CacheLease, hand_over: impl FnOnce(Duration) -> T) -> T {
+        self.inner.cache_leases.hand_over(lease, hand_over)
     }
 
     /// Hands out a fresh number for an inode and its blob.

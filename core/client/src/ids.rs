@@ -15,7 +15,7 @@ use janusfs_wire::meta::AllocIds;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-use crate::retry;
+use crate::client::call;
 
 const BATCH: u32 = 1_024;
 /// Heartbeats without an allocation after which the rest of a batch is given up, so that an idle client holds back
@@ -78,14 +78,8 @@ impl Ids {
                 state.reserving = Some(state.end);
                 Reserving(self)
             };
-            let first = retry::call(
-                meta,
-                &AllocIds {
-                    client,
-                    count: BATCH,
-                },
-            )
-            .await?;
+            let count = BATCH;
+            let first = call(meta, client, &AllocIds { client, count }).await?;
             let mut state = self.state.lock();
             state.next = first;
             state.end = first + u64::from(BATCH);

@@ -19,7 +19,7 @@ use janusfs_types::{Epoch, FsError, limits};
 use janusfs_wire::meta::{Heartbeat, Hello};
 use parking_lot::Mutex;
 
-use crate::{client::Inner, retry};
+use crate::client::Inner;
 
 const LEASE: Duration = Duration::from_millis(limits::CLIENT_LEASE_MS);
 const PERIOD: Duration = Duration::from_millis(limits::CLIENT_LEASE_MS / 5);
@@ -133,7 +133,7 @@ pub(crate) async fn beat(inner: &Inner) -> Result<(), FsError> {
     inner.lease.lose();
     tracing::warn!(client = %inner.id, "the lease lapsed: open files are stale");
     let asked = clock::now();
-    let welcome = retry::call(&inner.meta, &Hello { client: inner.id }).await?;
+    let welcome = inner.call(&Hello { client: inner.id }).await?;
     inner.chains.set_table(welcome.table)?;
     inner.lease.renew(asked, welcome.epoch);
     Ok(())

@@ -11,9 +11,10 @@
 //! - Reading clean data takes no lock across an await and spawns nothing.
 //! - A handle whose lease was lost answers `Stale`: what it refers to may have been reclaimed.
 //!
-//! Reading order: `client`, `plan`, `read`, `object_writer`, `file`, `write_back`, `write_out`, `dirty`, `lease`, `ids`, `retry`.
+//! Reading order: `client`, `plan`, `read`, `object_writer`, `file`, `write_back`, `write_out`, `dirty`, `lease`, `cache_lease`, `ids`, `retry`.
 #![forbid(unsafe_code)]
 
+mod cache_lease;
 mod client;
 mod dirty;
 mod file;
@@ -26,6 +27,7 @@ mod retry;
 mod write_back;
 mod write_out;
 
+pub use cache_lease::{CacheLease, ForgetfulCache};
 pub use client::Client;
 pub use file::File;
 pub use ids::AllocatedId;

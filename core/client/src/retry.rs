@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use janusfs_chain_client::Backoff;
-use janusfs_rpc::Peer;
+use janusfs_rpc::{Caller, Peer};
 use janusfs_types::{FsError, limits};
 use janusfs_wire::{
     Method,
@@ -46,11 +46,17 @@ const REPEATABLE: &[u16] = &[
     Trimmed::ID,
 ];
 
-/// Calls the metadata service, again while that may help and the deadline allows.
-pub(crate) async fn call<M: Method>(meta: &Peer, message: &M) -> Result<M::Reply, FsError> {
+/// Calls the metadata service as `caller`, again while that may help and the deadline allows. Returns the answer's lease
+/// too, in milliseconds from before the call.
+pub(crate) async fn call_as<M: Method>(
+    meta: &Peer,
+    caller: Caller,
+    message: &M,
+) -> Result<(M::Reply, u32), FsError> {
     let mut backoff = Backoff::new(DEADLINE);
     loop {
-        let error = match janusfs_rpc::call(&**meta, message, backoff.remaining()).await {
+        let left = backoff.remaining();
+        let error = match janusfs_rpc::call_as(&**meta, caller, message, left).await {
             Ok(reply) => return Ok(reply),
             Err(error) => error,
         };

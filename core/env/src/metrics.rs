@@ -49,6 +49,8 @@ table! {
     KV_CONFLICTS "janusfs_kv_conflicts_total" "counter" "Metadata transactions refused for a conflict and run again.";
     KV_SYNCS "janusfs_kv_syncs_total" "counter" "Syncs of the metadata write-ahead log.";
     META_OPS "janusfs_meta_ops_total" "counter" "Metadata operations answered.";
+    META_LEASES_ENDED "janusfs_meta_cache_leases_ended_total" "counter" "Cached answers that clients were told to forget.";
+    META_LEASES_WAITED_OUT "janusfs_meta_cache_leases_waited_out_total" "counter" "Changes that waited for the end of a silent client's cache leases.";
     META_RECLAIMED "janusfs_meta_reclaimed_inodes_total" "counter" "Orphaned inodes and blobs reclaimed.";
     CHUNK_READS "janusfs_chunk_reads_total" "counter" "Chunk reads answered.";
     CHUNK_READ_BYTES "janusfs_chunk_read_bytes_total" "counter" "Bytes of chunk reads answered.";

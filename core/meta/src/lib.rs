@@ -22,6 +22,8 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod watch;
+mod watched;
 
 pub use error::MetaError;
 pub use meta::{Meta, MetaConfig};

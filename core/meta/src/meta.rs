@@ -14,6 +14,8 @@ use crate::{
     lease::Leases,
     store::{epoch, inode},
     tree::{self, NewInode},
+    watch::Watches,
+    watched::WatchedKv,
 };
 
 /// Permission bits of the root directory of a new namespace.
@@ -30,12 +32,15 @@ pub struct MetaConfig {
 
 /// The metadata service over one store.
 pub struct Meta<K: Kv> {
-    pub(crate) kv: Arc<K>,
+    pub(crate) kv: Arc<WatchedKv<K>>,
+    pub(crate) watches: Arc<Watches>,
     pub(crate) config: MetaConfig,
     pub(crate) ids: Ids,
     pub(crate) leases: Mutex<Leases>,
     /// When the epoch last advanced; never yet since the start: `None`.
     pub(crate) advanced: Mutex<Option<Instant>>,
+    /// Held while the store is told of leases in other processes.
+    pub(crate) remote_noted: tokio::sync::Mutex<()>,
     /// Where the walk over write-opens of dead clients goes on; `None`: at the start.
     pub(crate) sessions_after: Mutex<Option<Bytes>>,
 }
@@ -46,6 +51,8 @@ impl<K: Kv> Meta<K> {
     /// # Errors
     /// `Unsupported` when a newer build wrote the store; the store's errors.
     pub async fn open(kv: Arc<K>, config: MetaConfig) -> Result<Self, MetaError> {
+        let watches = Arc::new(Watches::new());
+        let kv = Arc::new(WatchedKv::new(kv, Arc::clone(&watches)));
         let made: Result<(), MetaError> = run(&*kv, Durability::Now, |txn| {
             Box::pin(async move {
                 match epoch::format(txn).await? {
@@ -76,12 +83,21 @@ impl<K: Kv> Meta<K> {
         })
         .await;
         made?;
+        let remote: Result<bool, MetaError> = run(&*kv, Durability::Soon, |txn| {
+            Box::pin(epoch::remote_leases(txn))
+        })
+        .await;
+        if remote? {
+            watches.remember(clock::now());
+        }
         let meta = Self {
             kv,
+            watches,
             config,
             ids: Ids::default(),
             leases: Mutex::new(Leases::new(clock::now())),
             advanced: Mutex::new(None),
+            remote_noted: tokio::sync::Mutex::new(()),
             sessions_after: Mutex::new(None),
         };
         // So that the watermark is right before the first allocation.

@@ -135,6 +135,12 @@ pub(crate) fn visible(name: &DentryName, shadowed: bool) -> Vec<u8> {
     }
 }
 
+/// Returns every name under which POSIX may see a stored name, whatever is beside it.
+pub(crate) fn all_visible(stored: &[u8]) -> Vec<Vec<u8>> {
+    let plain = stored.strip_suffix(b"/").unwrap_or(stored);
+    vec![plain.to_vec(), encode(stored)]
+}
+
 fn encode(stored: &[u8]) -> Vec<u8> {
     let mut text = String::new();
     // Where the encoded name is cut if it turns out too long: after a whole byte.

@@ -54,6 +54,7 @@ impl<K: Kv> Meta<K> {
         } else {
             self.epoch().await?
         };
+        self.end_remote_leases().await?;
         let grace = {
             let mut leases = self.leases.lock();
             leases.expire(now);

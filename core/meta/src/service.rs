@@ -4,17 +4,17 @@ use futures::future::{BoxFuture, FutureExt};
 use janusfs_env::metrics;
 use janusfs_kv::Kv;
 use janusfs_rpc::{Handler, Reply, Request, decode};
-use janusfs_types::FsError;
+use janusfs_types::{FsError, limits};
 use janusfs_wire::{
     Method, Wire,
     meta::{
         AllocIds, Close, CommitWrite, Create, Fsck, GetAttr, GetXattr, Heartbeat, Hello, Link,
         ListXattr, Lookup, Open, ReadDir, ReadLink, RemoveXattr, Rename, Rmdir, SetAttr, SetXattr,
-        Spill, StatFs, Symlink, SyncMeta, Trimmed, Truncate, Unlink, Unshare, WriteInline,
+        Spill, StatFs, Symlink, SyncMeta, Trimmed, Truncate, Unlink, Unshare, Watch, WriteInline,
     },
 };
 
-use crate::{Meta, s3};
+use crate::{Meta, s3, watched::in_name_of};
 
 macro_rules! answer {
     ($meta:ident, $request:ident, { $($Message:ident => $op:ident,)* }, $other:expr) => {
@@ -22,7 +22,7 @@ macro_rules! answer {
             $($Message::ID => {
                 let message: $Message = decode(&$request.head)?;
                 let answer = $meta.$op(message).await?;
-                Ok(Reply { head: answer.to_wire(), body: Vec::new() })
+                Ok(answer.to_wire())
             })*
             _ => $other,
         }
@@ -32,7 +32,9 @@ macro_rules! answer {
 impl<K: Kv> Handler for Meta<K> {
     fn handle(&self, request: Request) -> BoxFuture<'_, Result<Reply, FsError>> {
         metrics::META_OPS.add(1);
-        async move {
+        let caller = request.caller;
+        let remote = caller.is_some_and(|caller| caller.remote);
+        let answer = async move {
             answer!(self, request, {
                 Hello => hello,
                 Heartbeat => heartbeat,
@@ -63,12 +65,23 @@ impl<K: Kv> Handler for Meta<K> {
                 GetXattr => get_xattr,
                 ListXattr => list_xattr,
                 RemoveXattr => remove_xattr,
-            }, match s3::dispatch(self, request.method, request.head) {
-                Some(answer) => Ok(Reply { head: answer.await?, body: Vec::new() }),
+            }, match s3::dispatch(self, request.method, request.head.clone()) {
+                Some(answer) => Ok(answer.await?),
+                None if request.method == Watch::ID => {
+                    Ok(self.watch(decode(&request.head)?, remote).await?.to_wire())
+                }
                 None => {
                     let text = format!("metadata method {}", request.method);
                     Err(FsError::Unsupported(text))
                 }
+            })
+        };
+        async move {
+            let (head, granted) = in_name_of(caller, answer).await;
+            Ok(Reply {
+                head: head?,
+                lease_ms: if granted { limits::CACHE_LEASE_MS } else { 0 },
+                ..Reply::default()
             })
         }
         .boxed()

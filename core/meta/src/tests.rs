@@ -102,6 +102,7 @@ impl<K: Kv> Meta<K> {
     pub(crate) async fn at(&self, parent: InodeId, name: &str) -> Result<Attr, FsError> {
         let name = Bytes::copy_from_slice(name.as_bytes());
         let found = self.lookup(Lookup { parent, name }).await;
+        let found = found.and_then(|found| found.ok_or_else(|| FsError::NotFound.into()));
         found.map(|found| found.attr).map_err(MetaError::into_fs)
     }
 

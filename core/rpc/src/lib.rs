@@ -13,14 +13,27 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use janusfs_types::FsError;
+use janusfs_types::{ClientId, FsError};
 use janusfs_wire::{Method, ServiceId, Wire};
 
 pub use router::Router;
 
+/// Who asks, for services that keep account of their clients' caches.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Caller {
+    /// The client. Its own changes do not invalidate what it holds.
+    pub client: ClientId,
+    /// Whether it wants to believe the answer for a while ([`Reply::lease_ms`]).
+    pub wants_lease: bool,
+    /// Whether it is in another process, which may outlive the service's.
+    pub remote: bool,
+}
+
 /// A request on its way to a service.
 #[derive(Clone, Debug)]
 pub struct Request {
+    /// Who asks; `None` for callers that hold nothing.
+    pub caller: Option<Caller>,
     /// The service.
     pub service: ServiceId,
     /// The method's number in it.
@@ -40,6 +53,9 @@ pub struct Reply {
     pub head: Bytes,
     /// Bulk payload, in order.
     pub body: Vec<Bytes>,
+    /// For how long after it asked the caller may believe the answer unless it is told otherwise, in milliseconds; 0 if
+    /// it may not.
+    pub lease_ms: u32,
 }
 
 /// Answers requests.
@@ -74,6 +90,21 @@ pub async fn call<M: Method>(
         .map(|(reply, _)| reply)
 }
 
+/// Calls `message` in the name of a client; returns the reply's lease too ([`Reply::lease_ms`]).
+///
+/// # Errors
+/// As [`call`].
+pub async fn call_as<M: Method>(
+    peer: &dyn Transport,
+    caller: Caller,
+    message: &M,
+    timeout: Duration,
+) -> Result<(M::Reply, u32), FsError> {
+    let request = request(Some(caller), message, Vec::new(), timeout);
+    let reply = peer.call(request).await?;
+    Ok((decode_reply::<M>(&reply.head)?, reply.lease_ms))
+}
+
 /// Calls `message` with a bulk payload and returns the reply's payload too.
 ///
 /// # Errors
@@ -84,17 +115,29 @@ pub async fn call_bulk<M: Method>(
     body: Vec<Bytes>,
     timeout: Duration,
 ) -> Result<(M::Reply, Vec<Bytes>), FsError> {
-    let request = Request {
+    let reply = peer.call(request(None, message, body, timeout)).await?;
+    Ok((decode_reply::<M>(&reply.head)?, reply.body))
+}
+
+fn request<M: Method>(
+    caller: Option<Caller>,
+    message: &M,
+    body: Vec<Bytes>,
+    timeout: Duration,
+) -> Request {
+    Request {
+        caller,
         service: M::SERVICE,
         method: M::ID,
         timeout,
         head: message.to_wire(),
         body,
-    };
-    let reply = peer.call(request).await?;
-    let decoded = M::Reply::from_wire(&reply.head)
-        .map_err(|error| FsError::Io(format!("reply to {} not understood: {error}", M::NAME)))?;
-    Ok((decoded, reply.body))
+    }
+}
+
+fn decode_reply<M: Method>(head: &[u8]) -> Result<M::Reply, FsError> {
+    M::Reply::from_wire(head)
+        .map_err(|error| FsError::Io(format!("reply to {} not understood: {error}", M::NAME)))
 }
 
 /// Decodes a request's head on the serving side.

@@ -68,5 +68,10 @@ pub const CLIENT_DIRTY_MAX_BYTES: u64 = 64 << 20;
 pub const STORAGE_INFLIGHT_MAX_BYTES: u64 = 96 << 20;
 /// A client that has not been heard of for this time loses its lease (milliseconds); it renews every fifth of it.
 pub const CLIENT_LEASE_MS: u64 = 5_000;
+/// For how long a client may believe an answer that it was not told to forget, in milliseconds: what a change of it waits
+/// at most for a client that does not answer.
+pub const CACHE_LEASE_MS: u32 = 2_000;
+/// Most answers that one client may believe at a time; further ones come without a lease. 8 bytes each, twice.
+pub const CACHE_LEASES_MAX: usize = 1 << 18;
 /// Free space below which a target refuses new chunks, in bytes: room for RocksDB to compact and for deletes.
 pub const TARGET_FREE_MIN_BYTES: u64 = 64 << 20;

@@ -21,7 +21,7 @@ pub use codec::{DecodeError, Decoder, Encoder, Wire};
 pub use status::{decode_error, encode_error};
 
 /// Version of all messages in this crate together.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 
 /// Which service of a node a request is for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

@@ -423,6 +423,32 @@ wire_fields!(FsckReport {
     findings
 });
 
+/// A name in a directory.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NameIn {
+    /// The directory.
+    pub parent: InodeId,
+    /// The name as POSIX sees it.
+    pub name: Bytes,
+}
+wire_fields!(NameIn { parent, name });
+
+/// What a client must forget: leases of it end here.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Forget {
+    /// Number of the batch: give it back as `acked` once everything is forgotten.
+    pub batch: u64,
+    /// Inodes whose attributes changed.
+    pub inodes: Vec<InodeId>,
+    /// Names that lead elsewhere, or nowhere, or somewhere now.
+    pub names: Vec<NameIn>,
+}
+wire_fields!(Forget {
+    batch,
+    inodes,
+    names
+});
+
 methods! { ServiceId::Meta;
     /// Introduces a client and starts its lease.
     1 Hello { client: ClientId } -> Welcome;
@@ -437,9 +463,13 @@ methods! { ServiceId::Meta;
     5 SyncMeta {} -> ();
     /// Checks every metadata invariant on one snapshot.
     6 Fsck {} -> FsckReport;
+    /// Waits for something to forget, for at most about a second. `acked` is the last batch that the client has forgotten.
+    /// Only a client that keeps calling this gets leases.
+    7 Watch { client: ClientId, acked: u64 } -> Forget;
 
-    /// Finds `name` (a POSIX name, reserved names decoded) in a directory. `.` and `..` are the kernel's business.
-    10 Lookup { parent: InodeId, name: Bytes } -> Found;
+    /// Finds `name` (a POSIX name, reserved names decoded) in a directory; none: it is not there, which may be believed like
+    /// any answer. `.` and `..` are the kernel's business.
+    10 Lookup { parent: InodeId, name: Bytes } -> Option<Found>;
     /// Returns attributes; works for unlinked inodes that are not reclaimed yet.
     11 GetAttr { inode: InodeId } -> Found;
     /// Changes attributes other than the size. Bumps ctime.

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use janusfs_client::CacheLease;
 use janusfs_env::clock;
 use janusfs_types::{Attr, FsError, InodeId, limits::READDIR_PAGE_MAX};
 use janusfs_wire::meta::{DirEntry, DirPage, ReadDir, SyncMeta};
@@ -26,18 +27,26 @@ pub(crate) struct OpenDirectory {
 }
 
 /// When a page was fetched.
+#[derive(Clone, Copy)]
 struct Stamp {
     at: Instant,
     changes: u64,
+    lease: CacheLease,
 }
 
 /// Entries to hand out; those that do not fit are asked for again.
 pub(crate) struct Entries {
     page: Arc<Vec<DirEntry>>,
     from: usize,
+    lease: CacheLease,
 }
 
 impl Entries {
+    /// Returns for how long the kernel may believe them.
+    pub(crate) fn lease(&self) -> CacheLease {
+        self.lease
+    }
+
     /// Returns the entries with the attributes as this client sees them.
     pub(crate) fn iter<'e>(&'e self, vfs: &'e Vfs) -> impl Iterator<Item = (&'e [u8], Attr)> {
         self.page[self.from..]
@@ -79,41 +88,38 @@ impl Vfs {
             !plus || stamp.changes == changes && clock::now() < stamp.at + ATTRS_FRESH
         };
         let after = match directory.stream.lock().next(position, fresh) {
-            Next::Serve(page, from) => return Ok(Some(Entries { page, from })),
+            Next::Serve(page, from, Stamp { lease, .. }) => {
+                return Ok(Some(Entries { page, from, lease }));
+            }
             Next::End => return Ok(None),
             Next::Fetch(after) => after,
         };
-        let stamp = Stamp {
-            at: clock::now(),
-            changes,
-        };
+        let at = clock::now();
         let limit = if plus {
             PLUS_PAGE_ENTRIES
         } else {
             READDIR_PAGE_MAX
         };
-        let page = match self
-            .client
-            .call(&ReadDir {
-                inode: directory.inode,
-                after,
-                limit,
-            })
-            .await
-        {
-            Ok(page) => page,
+        let message = ReadDir {
+            inode: directory.inode,
+            after,
+            limit,
+        };
+        let (page, lease) = match self.client.call_leased(&message).await {
+            Ok(answer) => answer,
             // A removed directory that is still open is empty.
-            Err(FsError::NotFound | FsError::Stale) => DirPage {
-                entries: Vec::new(),
-                end: true,
-            },
+            Err(FsError::NotFound | FsError::Stale) => {
+                let (entries, end) = (Vec::new(), true);
+                (DirPage { entries, end }, CacheLease::none())
+            }
             Err(error) => return Err(error.into()),
         };
+        let stamp = Stamp { at, changes, lease };
         let mut stream = directory.stream.lock();
         stream.accept(position, page, stamp);
         // Only a rewind by another thread in between leaves anything else to do, and then its order is undefined.
         Ok(match stream.next(position, |_| true) {
-            Next::Serve(page, from) => Some(Entries { page, from }),
+            Next::Serve(page, from, Stamp { lease, .. }) => Some(Entries { page, from, lease }),
             Next::End | Next::Fetch(_) => None,
         })
     }

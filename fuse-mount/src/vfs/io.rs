@@ -14,7 +14,7 @@ use janusfs_types::{Attr, Credentials, FileKind, FsError, InodeId};
 use janusfs_wire::meta::{AttrChange, Create, SetAttr};
 use rustix::fs::OFlags;
 
-use super::{Vfs, VfsError, by_inode, check_name, has_privileges, without_privileges};
+use super::{Leased, Vfs, VfsError, by_inode, check_name, has_privileges, without_privileges};
 
 /// How a file is opened, as far as it matters here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -122,7 +122,7 @@ impl Vfs {
     pub(crate) async fn create(
         &self,
         request: CreateRequest<'_>,
-    ) -> Result<(Attr, OpenReply), VfsError> {
+    ) -> Result<(Leased<Attr>, OpenReply), VfsError> {
         let CreateRequest {
             parent,
             name,
@@ -142,7 +142,7 @@ impl Vfs {
             who: who.clone(),
             exclusive: flags.exclusive,
         };
-        let opened = self.client.call(&create).await?;
+        let (opened, lease) = self.client.call_leased(&create).await?;
         let inode = opened.attr.inode;
         // Without O_EXCL somebody may have made the file after the kernel looked; then this is an open of it.
         let file = if flags.truncate && opened.attr.size > 0 {
@@ -155,8 +155,9 @@ impl Vfs {
         let attr = file.attr();
         let keep_cache = self.cached.opened(inode, attr.data_version);
         let handle = place.fill(open_file(file, &attr, flags, privileged));
+        let value = self.client.overlay(attr);
         Ok((
-            self.client.overlay(attr),
+            Leased { value, lease },
             open_reply(handle, flags, keep_cache),
         ))
     }
@@ -262,7 +263,7 @@ impl Vfs {
         if open.unprivileged_at.load(Ordering::Acquire) == privileged {
             return Ok(());
         }
-        let attr = self.attr(open.inode).await?;
+        let attr = self.attr(open.inode).await?.value;
         self.set_unprivileged(&attr).await?;
         open.unprivileged_at.store(privileged, Ordering::Release);
         Ok(())

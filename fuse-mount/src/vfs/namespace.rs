@@ -3,6 +3,7 @@
 use std::{collections::HashMap, sync::atomic::Ordering};
 
 use bytes::Bytes;
+use janusfs_client::CacheLease;
 use janusfs_types::{Attr, ChainTable, Credentials, FileKind, InodeId, TargetId};
 use janusfs_wire::{
     meta::{
@@ -12,7 +13,7 @@ use janusfs_wire::{
     storage::TargetUsage,
 };
 
-use super::{Vfs, VfsError, by_inode, check_name, without_privileges};
+use super::{Leased, Vfs, VfsError, by_inode, check_name, without_privileges};
 
 /// What `setattr` changes. A time of `None` inside `Some` means now.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -37,16 +38,20 @@ pub(crate) struct Capacity {
 }
 
 impl Vfs {
-    pub(crate) async fn lookup(&self, parent: InodeId, name: &[u8]) -> Result<Attr, VfsError> {
+    /// Finds a name; that it is absent is an answer too.
+    pub(crate) async fn lookup(
+        &self,
+        parent: InodeId,
+        name: &[u8],
+    ) -> Result<Leased<Option<Attr>>, VfsError> {
         check_name(name)?;
-        let found = self
-            .client
-            .call(&Lookup {
-                parent,
-                name: Bytes::copy_from_slice(name),
-            })
-            .await?;
-        Ok(self.client.overlay(found.attr))
+        let message = Lookup {
+            parent,
+            name: Bytes::copy_from_slice(name),
+        };
+        let (found, lease) = self.client.call_leased(&message).await?;
+        let value = found.map(|found| self.client.overlay(found.attr));
+        Ok(Leased { value, lease })
     }
 
     /// The kernel dropped the inode and with it its pages.
@@ -54,9 +59,14 @@ impl Vfs {
         self.cached.forget(inode);
     }
 
-    pub(crate) async fn attr(&self, inode: InodeId) -> Result<Attr, VfsError> {
-        let found = by_inode(self.client.call(&GetAttr { inode }).await)?;
-        Ok(self.client.overlay(found.attr))
+    pub(crate) async fn attr(&self, inode: InodeId) -> Result<Leased<Attr>, VfsError> {
+        let (found, lease) = by_inode(self.client.call_leased(&GetAttr { inode }).await)?;
+        Ok(self.leased(found.attr, lease))
+    }
+
+    fn leased(&self, attr: Attr, lease: CacheLease) -> Leased<Attr> {
+        let value = self.client.overlay(attr);
+        Leased { value, lease }
     }
 
     pub(crate) async fn set_attr(
@@ -64,7 +74,7 @@ impl Vfs {
         inode: InodeId,
         update: AttrUpdate,
         caller: &Credentials,
-    ) -> Result<Attr, VfsError> {
+    ) -> Result<Leased<Attr>, VfsError> {
         self.changed();
         let mut change = AttrChange {
             mode: update.mode,
@@ -86,7 +96,7 @@ impl Vfs {
         let chowns =
             update.uid.is_some() || update.gid.is_some() || update == AttrUpdate::default();
         if chowns && change.mode.is_none() {
-            let attr = self.attr(inode).await?;
+            let attr = self.attr(inode).await?.value;
             change.mode = without_privileges(attr.kind, attr.mode);
         }
         if update.modified_ns.is_some() {
@@ -94,16 +104,20 @@ impl Vfs {
             by_inode(self.client.flush_inode(inode).await)?;
         }
         let privileged = change.mode.is_some_and(|mode| mode & 0o6000 != 0);
-        let attr = match truncated {
-            Some(attr) if change == AttrChange::default() => attr,
-            _ => by_inode(self.client.call(&SetAttr { inode, change }).await)?.attr,
+        let (attr, lease) = match truncated {
+            Some(attr) if change == AttrChange::default() => (attr, CacheLease::none()),
+            _ => {
+                let message = SetAttr { inode, change };
+                let (found, lease) = by_inode(self.client.call_leased(&message).await)?;
+                (found.attr, lease)
+            }
         };
         if privileged {
             self.privileged.fetch_add(1, Ordering::Release);
         }
         self.settle().await?;
         self.changed();
-        Ok(self.client.overlay(attr))
+        Ok(self.leased(attr, lease))
     }
 
     pub(crate) async fn read_link(&self, inode: InodeId) -> Result<Bytes, VfsError> {
@@ -119,7 +133,7 @@ impl Vfs {
         mode: u32,
         rdev: u32,
         who: Credentials,
-    ) -> Result<Attr, VfsError> {
+    ) -> Result<Leased<Attr>, VfsError> {
         check_name(name)?;
         let name = Bytes::copy_from_slice(name);
         let mode = mode & 0o7777;
@@ -132,9 +146,9 @@ impl Vfs {
             who,
             exclusive: true,
         };
-        let opened = self.client.call(&create).await?;
+        let (opened, lease) = self.client.call_leased(&create).await?;
         self.settle().await?;
-        Ok(opened.attr)
+        Ok(self.leased(opened.attr, lease))
     }
 
     pub(crate) async fn symlink(
@@ -143,20 +157,18 @@ impl Vfs {
         name: &[u8],
         target: &[u8],
         who: Credentials,
-    ) -> Result<Attr, VfsError> {
+    ) -> Result<Leased<Attr>, VfsError> {
         check_name(name)?;
         let (name, target) = (Bytes::copy_from_slice(name), Bytes::copy_from_slice(target));
-        let found = self
-            .client
-            .call(&Symlink {
-                parent,
-                name,
-                target,
-                who,
-            })
-            .await?;
+        let message = Symlink {
+            parent,
+            name,
+            target,
+            who,
+        };
+        let (found, lease) = self.client.call_leased(&message).await?;
         self.settle().await?;
-        Ok(found.attr)
+        Ok(self.leased(found.attr, lease))
     }
 
     pub(crate) async fn unlink(&self, parent: InodeId, name: &[u8]) -> Result<(), VfsError> {
@@ -214,19 +226,17 @@ impl Vfs {
         inode: InodeId,
         parent: InodeId,
         name: &[u8],
-    ) -> Result<Attr, VfsError> {
+    ) -> Result<Leased<Attr>, VfsError> {
         check_name(name)?;
-        let found = self
-            .client
-            .call(&Link {
-                inode,
-                parent,
-                name: Bytes::copy_from_slice(name),
-            })
-            .await?;
+        let message = Link {
+            inode,
+            parent,
+            name: Bytes::copy_from_slice(name),
+        };
+        let (found, lease) = self.client.call_leased(&message).await?;
         self.changed();
         self.settle().await?;
-        Ok(self.client.overlay(found.attr))
+        Ok(self.leased(found.attr, lease))
     }
 
     pub(crate) async fn capacity(&self) -> Result<Capacity, VfsError> {

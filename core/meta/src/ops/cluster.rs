@@ -3,11 +3,14 @@
 use janusfs_env::clock;
 use janusfs_kv::{Durability, Kv, run};
 use janusfs_types::Epoch;
-use janusfs_wire::meta::{AllocIds, FsStats, Heartbeat, Hello, Pulse, StatFs, SyncMeta, Welcome};
+use janusfs_wire::meta::{
+    AllocIds, Forget, FsStats, Heartbeat, Hello, NameIn, Pulse, StatFs, SyncMeta, Watch, Welcome,
+};
 
 use crate::{
-    Meta, MetaError,
+    Meta, MetaError, posix_name,
     store::{epoch, usage},
+    watch::Fact,
 };
 
 impl<K: Kv> Meta<K> {
@@ -27,6 +30,58 @@ impl<K: Kv> Meta<K> {
         let mut leases = self.leases.lock();
         let alive = leases.heard(m.client, m.oldest_epoch, m.oldest_blob, epoch, clock::now());
         Ok(Pulse { alive, epoch })
+    }
+
+    /// `remote`: the client is in another process, and the store is told of its leases before it gets any.
+    pub(crate) async fn watch(&self, m: Watch, remote: bool) -> Result<Forget, MetaError> {
+        if remote && self.watches.remote_is_unknown() {
+            self.note_remote_leases(true).await?;
+        }
+        let (batch, facts) = self.watches.next(m.client, m.acked, remote).await;
+        let mut forget = Forget {
+            batch,
+            inodes: Vec::new(),
+            names: Vec::new(),
+        };
+        for fact in facts {
+            match fact {
+                Fact::Attr(inode) => forget.inodes.push(inode),
+                Fact::Name(parent, stored) => {
+                    let names = posix_name::all_visible(&stored).into_iter();
+                    forget.names.extend(names.map(|name| NameIn {
+                        parent,
+                        name: name.into(),
+                    }));
+                }
+            }
+        }
+        Ok(forget)
+    }
+
+    /// Lets the store forget about leases in other processes once there are none.
+    pub(crate) async fn end_remote_leases(&self) -> Result<(), MetaError> {
+        if self.watches.remote_ended(clock::now()) {
+            self.note_remote_leases(false).await?;
+        }
+        Ok(())
+    }
+
+    async fn note_remote_leases(&self, held: bool) -> Result<(), MetaError> {
+        // One after the other, or a late "none" would follow an early "some".
+        let _order = self.remote_noted.lock().await;
+        let held = held || !self.watches.remote_is_unknown();
+        let noted: Result<(), MetaError> = run(&*self.kv, Durability::Now, |txn| {
+            Box::pin(async move {
+                epoch::set_remote_leases(txn, held);
+                Ok(())
+            })
+        })
+        .await;
+        noted?;
+        if held {
+            self.watches.remote_is_known();
+        }
+        Ok(())
     }
 
     pub(crate) async fn alloc_ids(&self, m: AllocIds) -> Result<u64, MetaError> {

@@ -26,16 +26,16 @@ use crate::{
 const SETGID: u32 = 0o2000;
 
 impl<K: Kv> Meta<K> {
-    pub(crate) async fn lookup(&self, m: Lookup) -> Result<Found, MetaError> {
+    pub(crate) async fn lookup(&self, m: Lookup) -> Result<Option<Found>, MetaError> {
         let m = &m;
         run(&*self.kv, Durability::Soon, |txn| {
             Box::pin(async move {
                 tree::directory(txn, m.parent).await?;
-                let (_, dentry) = posix_name::find(txn, m.parent, &m.name)
-                    .await?
-                    .ok_or(FsError::NotFound)?;
+                let Some((_, dentry)) = posix_name::find(txn, m.parent, &m.name).await? else {
+                    return Ok(None);
+                };
                 let record = inode::load_head(txn, dentry.inode).await?;
-                found(txn, &record).await
+                found(txn, &record).await.map(Some)
             })
         })
         .await

@@ -1,4 +1,5 @@
-//! `SING` `epoch` → the current reclamation epoch; `SING` `format` → the version of the stored format.
+//! `SING` `epoch` → the current reclamation epoch; `SING` `format` → the version of the stored format; `SING` `leases` →
+//! present while clients in other processes may hold cache leases.
 
 use janusfs_kv::Txn;
 use janusfs_types::Epoch;
@@ -46,4 +47,23 @@ pub(crate) async fn format(txn: &mut impl Txn) -> Result<Option<u32>, MetaError>
 /// Sets the version of the stored format.
 pub(crate) fn set_format(txn: &mut impl Txn, format: u32) {
     txn.set(&format_key(), &encode(&format));
+}
+
+fn leases_key() -> Vec<u8> {
+    key(b"SING", &[b"leases"])
+}
+
+/// Tells whether clients in other processes may hold cache leases.
+pub(crate) async fn remote_leases(txn: &mut impl Txn) -> Result<bool, MetaError> {
+    let value = txn.get(&leases_key()).await?;
+    value.map_or(Ok(false), |value| decode("leases", &value))
+}
+
+/// Notes whether clients in other processes may hold cache leases.
+pub(crate) fn set_remote_leases(txn: &mut impl Txn, held: bool) {
+    if held {
+        txn.set(&leases_key(), &encode(&true));
+    } else {
+        txn.clear(&leases_key());
+    }
 }

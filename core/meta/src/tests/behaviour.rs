@@ -783,6 +783,7 @@ fn requests_are_answered_by_number() {
     block_on(async {
         let meta = fresh().await;
         let request = |method, head| Request {
+            caller: None,
             service: ServiceId::Meta,
             method,
             timeout: std::time::Duration::from_secs(1),

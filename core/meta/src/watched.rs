@@ -1,0 +1,220 @@
+//! The store as the service uses it: every transaction tells the leases (`watch`) what it saw and what it changed.
+//!
+//! Invariant: no operation can forget to: what counts is read off the keys of its transaction. Rows that no client
+//! caches (attributes of objects, extents, sessions, buckets, ...) do not count.
+
+use std::{cell::Cell, future::Future, sync::Arc};
+
+use bytes::Bytes;
+use janusfs_kv::{Durability, Kv, KvError, Txn};
+use janusfs_rpc::Caller;
+use janusfs_types::InodeId;
+
+use crate::{
+    store::{dentry, dir_stat, inode},
+    watch::{Committed, Fact, Watches},
+};
+
+tokio::task_local! {
+    static CALL: Call;
+}
+
+/// One request, as its transactions see it.
+struct Call {
+    caller: Option<Caller>,
+    /// Whether every transaction so far got its lease; `None` before the first.
+    granted: Cell<Option<bool>>,
+}
+
+/// Runs a request in the name of its caller; tells whether the caller may believe the answer.
+pub(crate) async fn in_name_of<T>(
+    caller: Option<Caller>,
+    request: impl Future<Output = T>,
+) -> (T, bool) {
+    let call = Call {
+        caller,
+        granted: Cell::new(None),
+    };
+    let request = async {
+        let answer = request.await;
+        (answer, CALL.with(|call| call.granted.get() == Some(true)))
+    };
+    CALL.scope(call, request).await
+}
+
+/// A store whose transactions are watched.
+pub(crate) struct WatchedKv<K> {
+    inner: Arc<K>,
+    watches: Arc<Watches>,
+}
+
+impl<K: Kv> WatchedKv<K> {
+    pub(crate) fn new(inner: Arc<K>, watches: Arc<Watches>) -> Self {
+        Self { inner, watches }
+    }
+}
+
+impl<K: Kv> Kv for WatchedKv<K> {
+    type Txn = WatchedTxn<K::Txn>;
+
+    fn begin(&self) -> Self::Txn {
+        // A transaction outside of a request (reclamation) has no caller.
+        let caller = CALL.try_with(|call| call.caller).ok().flatten();
+        WatchedTxn {
+            since: self.watches.begin(),
+            inner: self.inner.begin(),
+            watches: Arc::clone(&self.watches),
+            wants_lease: caller.is_some_and(|caller| caller.wants_lease),
+            caller,
+            seen: Vec::new(),
+            changed: Vec::new(),
+        }
+    }
+
+    fn sync(&self) -> impl Future<Output = Result<(), KvError>> + Send {
+        self.inner.sync()
+    }
+}
+
+/// One watched transaction.
+pub(crate) struct WatchedTxn<T> {
+    inner: T,
+    watches: Arc<Watches>,
+    caller: Option<Caller>,
+    wants_lease: bool,
+    since: u64,
+    seen: Vec<Fact>,
+    changed: Vec<Fact>,
+}
+
+/// Returns the fact that a row, or a range that begins at `key`, is about.
+fn fact(key: &[u8]) -> Option<Fact> {
+    let (kind, rest) = key.split_first_chunk::<4>()?;
+    let (id, name) = rest.split_first_chunk::<8>()?;
+    match kind {
+        inode::KIND => Some(Fact::Attr(InodeId(u64::from_le_bytes(*id)))),
+        dir_stat::KIND => Some(Fact::Attr(InodeId(u64::from_be_bytes(*id)))),
+        dentry::KIND => Some(Fact::Name(
+            InodeId(u64::from_be_bytes(*id)),
+            Bytes::copy_from_slice(name),
+        )),
+        _ => None,
+    }
+}
+
+impl<T> WatchedTxn<T> {
+    fn saw(&mut self, key: &[u8]) {
+        if self.wants_lease {
+            self.seen.extend(fact(key));
+        }
+    }
+
+    fn saw_range(&mut self, start: &[u8], rows: &[(Bytes, Bytes)]) {
+        if !self.wants_lease {
+            return;
+        }
+        if start.starts_with(dentry::KIND) {
+            // No client believes that a directory has no other names, only the names that it was given.
+            for (key, _) in rows {
+                self.seen.extend(fact(key));
+            }
+        } else {
+            self.seen.extend(fact(start));
+        }
+    }
+
+    fn changes(&mut self, key: &[u8]) {
+        let fact = fact(key);
+        if fact.is_some() && self.changed.last() != fact.as_ref() {
+            self.changed.extend(fact);
+        }
+    }
+}
+
+impl<T: Txn> Txn for WatchedTxn<T> {
+    fn get(&mut self, key: &[u8]) -> impl Future<Output = Result<Option<Bytes>, KvError>> + Send {
+        self.saw(key);
+        self.inner.get(key)
+    }
+    fn get_snapshot(
+        &mut self,
+        key: &[u8],
+    ) -> impl Future<Output = Result<Option<Bytes>, KvError>> + Send {
+        self.saw(key);
+        self.inner.get_snapshot(key)
+    }
+    async fn range(
+        &mut self,
+        start: &[u8],
+        end: &[u8],
+        limit: u32,
+    ) -> Result<Vec<(Bytes, Bytes)>, KvError> {
+        let rows = self.inner.range(start, end, limit).await?;
+        self.saw_range(start, &rows);
+        Ok(rows)
+    }
+    async fn range_snapshot(
+        &mut self,
+        start: &[u8],
+        end: &[u8],
+        limit: u32,
+    ) -> Result<Vec<(Bytes, Bytes)>, KvError> {
+        let rows = self.inner.range_snapshot(start, end, limit).await?;
+        self.saw_range(start, &rows);
+        Ok(rows)
+    }
+    fn add_read_conflict(&mut self, key: &[u8]) {
+        self.inner.add_read_conflict(key);
+    }
+    fn set(&mut self, key: &[u8], value: &[u8]) {
+        self.changes(key);
+        self.inner.set(key, value);
+    }
+    fn clear(&mut self, key: &[u8]) {
+        self.changes(key);
+        self.inner.clear(key);
+    }
+    fn clear_range(&mut self, start: &[u8], end: &[u8]) {
+        debug_assert!(
+            !start.starts_with(dentry::KIND),
+            "names are removed one by one, so that each is told of"
+        );
+        self.changes(start);
+        self.inner.clear_range(start, end);
+    }
+    fn atomic_add(&mut self, key: &[u8], amount: i64) {
+        self.changes(key);
+        self.inner.atomic_add(key, amount);
+    }
+    fn atomic_max(&mut self, key: &[u8], value: u64) {
+        self.changes(key);
+        self.inner.atomic_max(key, value);
+    }
+    async fn commit(self, durability: Durability) -> Result<(), KvError> {
+        let done = self.inner.commit(durability).await;
+        let applied = match &done {
+            Ok(()) => true,
+            Err(KvError::CommitUnknown(_)) => !self.changed.is_empty(),
+            Err(
+                KvError::Conflict
+                | KvError::TooLarge(_)
+                | KvError::TooOld
+                | KvError::Unavailable(_),
+            ) => false,
+        };
+        if applied && (self.wants_lease || !self.changed.is_empty()) {
+            let committed = Committed {
+                caller: self.caller,
+                since: self.since,
+                seen: self.seen,
+                changed: self.changed,
+            };
+            let granted = self.watches.committed(committed).await && done.is_ok();
+            let _ = CALL.try_with(|call| {
+                let before = call.granted.get().unwrap_or(true);
+                call.granted.set(Some(before && granted));
+            });
+        }
+        done
+    }
+}
