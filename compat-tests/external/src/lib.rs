@@ -3,13 +3,21 @@
 //! Owns: starting, killing and restarting a node, finding its endpoints and credentials. Waits are for a state (a file, a
 //! port), with a bound; the process is killed by its id at the end, whatever the test did. Absent: any knowledge of how
 //! the node works.
+//!
+//! `JANUSFS_TEST_TOPOLOGY=TxR` runs every test with T targets and R replicas, unless the test names its own.
 #![forbid(unsafe_code)]
+
+mod mounted;
+pub mod raw_s3;
+pub mod s3;
+
+pub use mounted::MountedNode;
 
 use std::{
     ffi::{OsStr, OsString},
     net::{TcpStream, ToSocketAddrs as _},
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     time::Duration,
 };
 
@@ -20,6 +28,13 @@ use rustix::process::{Pid, Signal, kill_process};
 const POLL_MS: u64 = 20;
 /// Looks before a wait fails: a minute, for a machine that builds at the same time.
 const POLLS_MAX: u32 = 3000;
+/// Names the storage topology of nodes whose test does not: `3x3` is three targets and three replicas.
+const TOPOLOGY_VARIABLE: &str = "JANUSFS_TEST_TOPOLOGY";
+
+/// One replica of each chunk.
+pub const ONE_TARGET: [&str; 4] = ["--targets", "1", "--replicas", "1"];
+/// Three replicas of each chunk.
+pub const THREE_REPLICAS: [&str; 4] = ["--targets", "3", "--replicas", "3"];
 
 /// Where a running node listens and how to sign in.
 #[derive(Clone, Debug)]
@@ -35,7 +50,9 @@ pub struct Endpoints {
 /// A `janusfs up` process with a data directory of its own.
 pub struct TestNode {
     child: Option<Child>,
-    data: tempfile::TempDir,
+    data: PathBuf,
+    /// Removes the data directory at the end when it is the node's own.
+    _owned: Option<tempfile::TempDir>,
     args: Vec<OsString>,
     endpoints: Endpoints,
     access_key: String,
@@ -48,11 +65,32 @@ impl TestNode {
     /// # Errors
     /// When the binary is missing, ends, or does not answer in time.
     pub fn start<A: AsRef<OsStr>>(args: &[A]) -> anyhow::Result<Self> {
-        let data = tempfile::tempdir().context("a data directory")?;
+        let owned = tempfile::tempdir().context("a data directory")?;
+        Self::new(owned.path().to_owned(), Some(owned), args)
+    }
+
+    /// As [`TestNode::start`], on a data directory of the caller's.
+    ///
+    /// # Errors
+    /// As [`TestNode::start`].
+    pub fn start_on<A: AsRef<OsStr>>(data: &Path, args: &[A]) -> anyhow::Result<Self> {
+        Self::new(data.to_owned(), None, args)
+    }
+
+    fn new<A: AsRef<OsStr>>(
+        data: PathBuf,
+        owned: Option<tempfile::TempDir>,
+        args: &[A],
+    ) -> anyhow::Result<Self> {
+        let mut args: Vec<OsString> = args.iter().map(|arg| arg.as_ref().to_owned()).collect();
+        if !args.iter().any(|arg| arg == "--targets") {
+            args.extend(topology()?);
+        }
         let mut node = Self {
             child: None,
             data,
-            args: args.iter().map(|arg| arg.as_ref().to_owned()).collect(),
+            _owned: owned,
+            args,
             endpoints: Endpoints {
                 s3: String::new(),
                 admin: String::new(),
@@ -127,7 +165,7 @@ impl TestNode {
     /// Returns the data directory.
     #[must_use]
     pub fn data(&self) -> &Path {
-        self.data.path()
+        &self.data
     }
 
     /// Returns the process id while it runs.
@@ -143,11 +181,11 @@ impl TestNode {
     }
 
     fn log_path(&self) -> PathBuf {
-        self.data.path().with_extension("log")
+        self.data.with_extension("log")
     }
 
     fn launch(&mut self) -> anyhow::Result<()> {
-        let endpoints = self.data.path().join("endpoints.json");
+        let endpoints = self.data.join("endpoints.json");
         // A file of the run before would name ports that nobody listens on.
         if endpoints.exists() {
             std::fs::remove_file(&endpoints).context("removing the old endpoints file")?;
@@ -160,7 +198,7 @@ impl TestNode {
         let child = Command::new(&binary)
             .arg("up")
             .arg("--data")
-            .arg(self.data.path())
+            .arg(&self.data)
             .args([
                 "--s3",
                 "127.0.0.1:0",
@@ -186,7 +224,7 @@ impl TestNode {
         });
         ready.with_context(|| self.log())?;
         self.endpoints = found.context("endpoints")?;
-        let text = std::fs::read_to_string(self.data.path().join("credentials"))
+        let text = std::fs::read_to_string(self.data.join("credentials"))
             .context("the credentials file")?;
         self.access_key = value(&text, "JANUSFS_ROOT_ACCESS_KEY")?;
         self.secret_key = value(&text, "JANUSFS_ROOT_SECRET_KEY")?;
@@ -225,8 +263,38 @@ pub fn wait_until(
     bail!("waited too long for {what}")
 }
 
+/// Reads the topology that the tests are run with.
+fn topology() -> anyhow::Result<Vec<OsString>> {
+    let Some(topology) = std::env::var_os(TOPOLOGY_VARIABLE).filter(|value| !value.is_empty())
+    else {
+        return Ok(Vec::new());
+    };
+    let pair = topology.to_str().and_then(|text| text.split_once('x'));
+    let (targets, replicas) =
+        pair.with_context(|| format!("{TOPOLOGY_VARIABLE} is not of the form 3x3"))?;
+    Ok(["--targets", targets, "--replicas", replicas]
+        .map(OsString::from)
+        .into())
+}
+
+/// Runs `janusfs` with arguments to its end.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn janusfs<A: AsRef<OsStr>>(args: &[A]) -> anyhow::Result<Output> {
+    let binary = binary()?;
+    Command::new(&binary)
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("running {}", binary.display()))
+}
+
 /// Finds the binary: `JANUSFS_BIN`, or `janusfs` in the profile directory that the test was built into.
-fn binary() -> anyhow::Result<PathBuf> {
+///
+/// # Errors
+/// When it has not been built.
+pub fn binary() -> anyhow::Result<PathBuf> {
     if let Some(path) = std::env::var_os("JANUSFS_BIN") {
         return Ok(path.into());
     }

@@ -5,8 +5,6 @@ use std::collections::HashSet;
 use anyhow::{Context as _, ensure};
 use aws_sdk_s3::{
     Client,
-    config::{BehaviorVersion, Credentials, Region, retry::RetryConfig},
-    error::{ProvideErrorMetadata, SdkError},
     operation::RequestId as _,
     primitives::ByteStream,
     types::{
@@ -14,44 +12,15 @@ use aws_sdk_s3::{
         MetadataDirective, ObjectAttributes, ObjectIdentifier,
     },
 };
-use janusfs_external::TestNode;
+use janusfs_external::{
+    TestNode,
+    s3::{client, code, get, root, status},
+};
 
 const PART_BYTES: usize = 5 << 20;
 
-fn client(node: &TestNode, access_key: &str, secret_key: &str) -> Client {
-    let config = aws_sdk_s3::Config::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .http_client(aws_smithy_http_client::Builder::new().build_http())
-        .credentials_provider(Credentials::new(access_key, secret_key, None, None, "test"))
-        .region(Region::new("us-east-1"))
-        .endpoint_url(node.s3_endpoint())
-        .force_path_style(true)
-        .retry_config(RetryConfig::disabled())
-        .build();
-    Client::from_conf(config)
-}
-
-fn root(node: &TestNode) -> Client {
-    let (access_key, secret_key) = node.credentials();
-    client(node, access_key, secret_key)
-}
-
 fn start() -> anyhow::Result<TestNode> {
     TestNode::start::<&str>(&[])
-}
-
-fn code<T, E: ProvideErrorMetadata, R>(result: Result<T, SdkError<E, R>>) -> Option<String> {
-    result
-        .err()
-        .and_then(|error| error.code().map(str::to_owned))
-}
-
-fn status<T, E>(
-    result: Result<T, SdkError<E, aws_sdk_s3::config::http::HttpResponse>>,
-) -> Option<u16> {
-    result
-        .err()
-        .and_then(|error| error.raw_response().map(|raw| raw.status().as_u16()))
 }
 
 /// Bytes that no two offsets share for long, so that a misplaced chunk shows.
@@ -68,12 +37,6 @@ async fn put(client: &Client, bucket: &str, key: &str, body: Vec<u8>) -> anyhow:
         .body(ByteStream::from(body));
     let output = put.send().await.with_context(|| format!("PUT {key}"))?;
     output.e_tag().map(str::to_owned).context("an ETag")
-}
-
-async fn get(client: &Client, bucket: &str, key: &str) -> anyhow::Result<Vec<u8>> {
-    let output = client.get_object().bucket(bucket).key(key).send().await;
-    let output = output.with_context(|| format!("GET {key}"))?;
-    Ok(output.body.collect().await?.to_vec())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
