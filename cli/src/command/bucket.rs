@@ -87,7 +87,7 @@ pub(crate) async fn delete(target: &Target, name: &str) -> Result<ExitCode> {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(FsError::NotFound) => bail!("there is no bucket `{name}`"),
         Err(FsError::NotEmpty) => {
-            bail!("bucket `{name}` is not empty: delete its objects and abort its uploads first")
+            bail!("bucket `{name}` is not empty: delete its objects first")
         }
         Err(error) => Err(error).with_context(|| format!("cannot delete bucket `{name}`")),
     }

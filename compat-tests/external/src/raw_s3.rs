@@ -27,6 +27,7 @@ pub struct Request {
     body: Vec<u8>,
     date: String,
     signature: String,
+    breaks_off: bool,
 }
 
 /// What came back.
@@ -72,6 +73,7 @@ impl Request {
             body: Vec::new(),
             date: amz_date(&now.unwrap_or_default()),
             signature: String::new(),
+            breaks_off: false,
         }
     }
 
@@ -93,6 +95,13 @@ impl Request {
     #[must_use]
     pub fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
         self.body = body.into();
+        self
+    }
+
+    /// Closes the sending side after the last byte, as a client does that dies.
+    #[must_use]
+    pub fn breaks_off(mut self) -> Self {
+        self.breaks_off = true;
         self
     }
 
@@ -161,7 +170,7 @@ impl Request {
         (piece, signature)
     }
 
-    /// Sends the request and waits for the answer. The sending side is closed after the last byte.
+    /// Sends the request and waits for the answer.
     ///
     /// # Errors
     /// When the node does not listen, or does not answer in time.
@@ -183,7 +192,10 @@ impl Request {
         let sent = stream
             .write_all(head.as_bytes())
             .and_then(|()| stream.write_all(&self.body))
-            .and_then(|()| stream.shutdown(Shutdown::Write));
+            .and_then(|()| match self.breaks_off {
+                true => stream.shutdown(Shutdown::Write),
+                false => Ok(()),
+            });
         let mut bytes = Vec::new();
         let received = stream.read_to_end(&mut bytes);
         if bytes.is_empty() {

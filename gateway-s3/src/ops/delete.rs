@@ -1,6 +1,7 @@
 //! DeleteObject and DeleteObjects.
 //!
-//! Invariant: each key is its own transaction; an absent key counts as deleted.
+//! Invariant: each key is its own transaction; an absent key counts as deleted. `x-amz-bypass-governance-retention` is
+//! accepted: nothing is ever locked, so there is nothing to bypass.
 
 use janusfs_types::limits;
 use janusfs_wire::meta::{Conditions, DeleteObjects};
@@ -31,9 +32,6 @@ pub(crate) async fn one(
         if_match_last_modified_time: "deleting under a condition on the time",
         if_match_size: "deleting under a condition on the size",
     );
-    if input.bypass_governance_retention == Some(true) {
-        return Err(not_implemented("object lock"));
-    }
     check_version(input.version_id.as_deref())?;
     check_key(&input.key)?;
     let conditions = write_conditions(input.if_match.as_ref(), None)?;
@@ -78,9 +76,6 @@ pub(crate) async fn many(
     let identity = identity(&request)?;
     let input = request.input;
     refuse!(input; mfa: "MFA delete");
-    if input.bypass_governance_retention == Some(true) {
-        return Err(not_implemented("object lock"));
-    }
     let objects = input.delete.objects;
     let max = usize::try_from(limits::LIST_PAGE_MAX).unwrap_or(usize::MAX);
     if objects.is_empty() || objects.len() > max {

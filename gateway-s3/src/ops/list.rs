@@ -236,9 +236,9 @@ pub(crate) async fn v2(
     let limit = page_limit(input.max_keys, "max-keys")?;
     let delimiter = delimiter(input.delimiter);
     // A token goes before start-after: it is where a page after that one ended.
-    let after = match &input.continuation_token {
-        Some(token) => decode_token(token)?,
-        None => input.start_after.clone().unwrap_or_default(),
+    let after = match input.continuation_token.as_deref() {
+        Some(token) if !token.is_empty() => decode_token(token)?,
+        _ => input.start_after.clone().unwrap_or_default(),
     };
     let expected = input.expected_bucket_owner.as_deref();
     let bucket = gateway.bucket(&identity, &input.bucket, expected).await?;

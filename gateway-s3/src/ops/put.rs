@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use janusfs_client::{Client, ObjectWriter, WrittenObject};
 use janusfs_env::clock;
 use janusfs_types::{Advice, Content, FsError, limits};
@@ -296,7 +296,17 @@ fn body_error(error: &StdError) -> S3Error {
         if let Some(error) = error.downcast_ref::<UploadStreamError>()
             && !matches!(error, UploadStreamError::Underlying(_))
         {
-            return S3Error::with_message(error.to_s3_error_code(), error.to_string());
+            let code = match error {
+                // S3's own name for it; `BadDigest` is for the digests of the object.
+                UploadStreamError::Sha256Mismatch => {
+                    S3ErrorCode::Custom("XAmzContentSHA256Mismatch".into())
+                }
+                other => other.to_s3_error_code(),
+            };
+            let mut answer = S3Error::with_message(code, error.to_string());
+            // A code that `s3s` does not know has no status of its own.
+            answer.set_status_code(StatusCode::BAD_REQUEST);
+            return answer;
         }
         if let Some(error) = error.downcast_ref::<AwsChunkedStreamError>()
             && !matches!(error, AwsChunkedStreamError::Underlying(_))
@@ -372,7 +382,9 @@ mod tests {
         let mismatch: StdError = Box::new(AwsChunkedStreamError::Underlying(Box::new(
             UploadStreamError::Sha256Mismatch,
         )));
-        assert_eq!(*body_error(&mismatch).code(), S3ErrorCode::BadDigest);
+        let error = body_error(&mismatch);
+        assert_eq!(error.code().as_str(), "XAmzContentSHA256Mismatch");
+        assert_eq!(error.status_code(), Some(StatusCode::BAD_REQUEST));
         let broken: StdError = Box::new(std::io::Error::other("connection reset"));
         assert_eq!(*body_error(&broken).code(), S3ErrorCode::IncompleteBody);
     }

@@ -9,7 +9,7 @@ use janusfs_env::clock;
 use janusfs_kv::{Durability, Kv, Txn, run};
 use janusfs_types::{Credentials, DentryName, FileKind, FsError, InodeId, limits};
 use janusfs_wire::{
-    meta::{Bucket, CreateBucket, DeleteBucket, GetBucket},
+    meta::{AbortUpload, Bucket, CreateBucket, DeleteBucket, GetBucket, ListUploads},
     wire_fields,
 };
 
@@ -256,8 +256,11 @@ impl<K: Kv> Meta<K> {
         .await
     }
 
-    /// Removes an empty bucket.
+    /// Removes a bucket without keys. Uploads in progress do not keep it: they are aborted first, as S3 does.
     pub(crate) async fn delete_bucket(&self, call: DeleteBucket) -> Result<(), MetaError> {
+        if self.holds_uploads_only(&call.name).await? {
+            self.abort_uploads(&call.name).await?;
+        }
         let (call, now_ns) = (&call, clock::now_ns());
         run(&*self.kv, Durability::Now, |txn| {
             Box::pin(async move {
@@ -285,6 +288,55 @@ impl<K: Kv> Meta<K> {
             })
         })
         .await
+    }
+
+    /// Tells whether uploads, and no key, are all that keeps a bucket from being removed.
+    async fn holds_uploads_only(&self, name: &str) -> Result<bool, MetaError> {
+        run(&*self.kv, Durability::Soon, |txn| {
+            Box::pin(async move {
+                let root = find(txn, name).await?.root;
+                let uploads = upload::uploads_of(root);
+                let none = txn
+                    .range(&uploads, &prefix_end(&uploads), 1)
+                    .await?
+                    .is_empty();
+                let others = all(txn).await?;
+                let shared = others
+                    .iter()
+                    .any(|(other, bucket)| bucket.root == root && other != name);
+                Ok(!none && !shared && !holds_key(txn, root, false, Reads::Conflicting).await?)
+            })
+        })
+        .await
+    }
+
+    /// Aborts every upload of a bucket, each in its own transaction: its parts may be ten thousand.
+    async fn abort_uploads(&self, name: &str) -> Result<(), MetaError> {
+        loop {
+            let page = ListUploads {
+                bucket: name.to_owned(),
+                prefix: String::new(),
+                after_key: String::new(),
+                after_upload: String::new(),
+                limit: limits::LIST_PAGE_MAX,
+            };
+            let page = self.list_uploads(page).await?;
+            if page.is_empty() {
+                return Ok(());
+            }
+            for upload in page {
+                let abort = AbortUpload {
+                    bucket: name.to_owned(),
+                    key: upload.key,
+                    upload_id: upload.upload_id,
+                };
+                match self.abort_upload(abort).await.map_err(MetaError::into_fs) {
+                    // Somebody completed or aborted it meanwhile.
+                    Ok(()) | Err(FsError::NotFound) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
     }
 }
 

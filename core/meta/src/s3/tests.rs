@@ -934,15 +934,6 @@ async fn uploads_are_listed_in_order_and_aborted() {
     assert_eq!(list("a", ("a/b", ""), 100).await, []);
     assert_eq!(list("a", ("c", ""), 100).await, []);
 
-    assert_eq!(
-        fs(site
-            .meta
-            .delete_bucket(DeleteBucket {
-                name: BUCKET.into()
-            })
-            .await),
-        FsError::NotEmpty
-    );
     for (key, upload_id) in wanted {
         site.blob_part(&key, &upload_id, 1, 5 * MIB).await;
         let (bucket, key) = (BUCKET.to_owned(), key.clone());
@@ -965,6 +956,31 @@ async fn uploads_are_listed_in_order_and_aborted() {
             .unwrap();
         assert_eq!(fs(site.meta.get_upload(get).await), FsError::NotFound);
     }
+    site.empty().await;
+}
+
+#[tokio::test]
+async fn uploads_keep_a_bucket_only_beside_a_key() {
+    let site = mem().await;
+    let delete = async || {
+        let name = BUCKET.into();
+        site.meta.delete_bucket(DeleteBucket { name }).await
+    };
+    let upload = site.upload("up/load").await;
+    site.blob_part("up/load", &upload, 1, 5 * MIB).await;
+    site.put("key", "").await;
+    assert_eq!(fs(delete().await), FsError::NotEmpty);
+    let get = GetUpload {
+        bucket: BUCKET.into(),
+        key: "up/load".into(),
+        upload_id: upload,
+    };
+    // A refused deletion costs nothing.
+    site.meta.get_upload(get.clone()).await.unwrap();
+    site.delete("key").await.unwrap();
+    delete().await.unwrap();
+    site.bucket(BUCKET, "").await.unwrap();
+    assert_eq!(fs(site.meta.get_upload(get).await), FsError::NotFound);
     site.empty().await;
 }
 
