@@ -13,7 +13,9 @@ use tokio::sync::watch;
 
 use crate::{
     args::{Args, BucketCommand, Command, KeyCommand, Mount, S3, UserCommand},
-    connect, up,
+    connect,
+    output::UsageError,
+    up,
 };
 
 /// Runs the command on a fresh runtime.
@@ -95,13 +97,14 @@ async fn run_mount(mount: Mount) -> Result<ExitCode> {
             ("rw" | "defaults", "") => {}
             ("sync", "") => config.sync = true,
             ("threads", count) => {
-                config.threads = count
-                    .parse()
-                    .ok()
-                    .filter(|count| (1..=64).contains(count))
-                    .with_context(|| format!("threads={count}: give a number from 1 to 64"))?;
+                let threads = count.parse().ok().filter(|count| (1..=64).contains(count));
+                config.threads = threads.ok_or_else(|| {
+                    UsageError(format!("threads={count}: give a number from 1 to 64"))
+                })?;
             }
-            _ => bail!("unknown mount option `{option}`: there are ro, rw, sync, threads=N"),
+            _ => bail!(UsageError(format!(
+                "unknown mount option `{option}`: there are ro, rw, sync, threads=N"
+            ))),
         }
     }
     let connected = connect::to_remote(&mount.remote).await?;

@@ -23,6 +23,8 @@ use anyhow::{Context, Result, bail};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
+use crate::output::UsageError;
+
 const FORMAT_VERSION: u32 = 1;
 
 /// What `FORMAT` holds.
@@ -66,9 +68,9 @@ impl DataDir {
         if let Some((targets, replicas)) = wanted
             && targets % replicas != 0
         {
-            bail!(
+            bail!(UsageError(format!(
                 "{targets} targets cannot be cut into chains of {replicas}: make --targets a multiple of --replicas"
-            );
+            )));
         }
         if wanted.is_some() {
             fs::DirBuilder::new()

@@ -24,7 +24,11 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             output::print_error(&error);
-            ExitCode::from(1)
+            ExitCode::from(if error.is::<output::UsageError>() {
+                2
+            } else {
+                1
+            })
         }
     }
 }

@@ -1,8 +1,13 @@
 //! What a person or a program reads: logs and errors on standard error, answers on standard output.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, io::Write};
 
 use tracing_subscriber::EnvFilter;
+
+/// The command line asks for what makes no sense; the text says what would. Exit code 2.
+#[derive(thiserror::Error, Debug)]
+#[error("{0}")]
+pub(crate) struct UsageError(pub(crate) String);
 
 /// Starts logging to standard error. Without a filter: warnings and worse.
 pub(crate) fn start_log(filter: Option<&str>) {
@@ -13,8 +18,30 @@ pub(crate) fn start_log(filter: Option<&str>) {
     });
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| Unfailing(std::io::stderr()))
         .init();
+}
+
+/// Standard error, with failures swallowed: a log on a full disk must not end the process that it is about.
+struct Unfailing(std::io::Stderr);
+
+impl Write for Unfailing {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        // What cannot be logged cannot be complained about either.
+        let _ = self.0.write_all(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        let _ = self.0.flush();
+        Ok(())
+    }
+}
+
+/// Prints a line for the person who started the process; never fails, as the log.
+pub(crate) fn note(text: &str) {
+    // As above: nobody could be told.
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// Prints an error with its causes, each once.
@@ -24,7 +51,7 @@ pub(crate) fn print_error(error: &anyhow::Error) {
         // Writing to a String does not fail.
         let _ = write!(text, "{}{cause}", if index == 0 { "error: " } else { ": " });
     }
-    eprintln!("{text}");
+    note(&text);
 }
 
 /// Prints rows under a header, columns aligned.

@@ -20,6 +20,7 @@ use crate::{
     args::Up,
     data_dir::{Credentials, DataDir, Endpoints},
     node::Node,
+    output,
 };
 
 /// Runs until SIGTERM or SIGINT, then drains.
@@ -63,12 +64,12 @@ pub(crate) async fn run(up: Up) -> Result<ExitCode> {
     dir.publish(&endpoints)?;
     print_banner(&up, &dir, &endpoints);
     signals.wait().await;
-    eprintln!("stopping");
+    output::note("stopping");
     dir.withdraw();
     if let Some(mount) = mount {
         // A mount that will not go must not keep the stores from being closed in order.
         if let Err(error) = tasks::blocking(move || mount.unmount()).await {
-            eprintln!("warning: {error}");
+            output::note(&format!("warning: {error}"));
         }
     }
     // Nobody listens any more when every server has ended: that is what this says.
@@ -133,10 +134,22 @@ async fn mount(client: Client, path: &Path) -> Result<Mount> {
             _ => Err(error),
         })
         .with_context(|| format!("cannot make the mount point {}", path.display()))?;
+    warn_of_hidden_files(path);
     let config = MountConfig::new(path.to_owned());
     tasks::blocking(move || janusfs_fuse_mount::mount(client, config))
         .await
         .with_context(|| format!("cannot mount on {}", path.display()))
+}
+
+/// Mounting over files is allowed, as everywhere on Linux, but seldom meant.
+fn warn_of_hidden_files(path: &Path) {
+    let not_empty = std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some());
+    if not_empty {
+        output::note(&format!(
+            "warning: {} is not empty: what is in it is hidden until it is unmounted",
+            path.display()
+        ));
+    }
 }
 
 /// Makes sure that the root user can sign in with the keys in the data directory.
@@ -215,6 +228,7 @@ fn print_banner(up: &Up, dir: &DataDir, endpoints: &Endpoints) {
 pub(crate) async fn run_mount(client: Client, config: MountConfig) -> Result<ExitCode> {
     let mut signals = Signals::new()?;
     let path = config.mountpoint.clone();
+    warn_of_hidden_files(&path);
     let mount = tasks::blocking(move || janusfs_fuse_mount::mount(client, config))
         .await
         .with_context(|| format!("cannot mount on {}", path.display()))?;

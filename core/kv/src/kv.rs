@@ -40,6 +40,10 @@ pub trait Kv: Send + Sync + 'static {
     type Txn: Txn;
     /// Starts a transaction; the snapshot is taken by its first read.
     fn begin(&self) -> Self::Txn;
+    /// Tells whether there is room for more than deletes need. A store that never fills always has it.
+    fn has_room(&self) -> bool {
+        true
+    }
     /// Returns when everything committed before is on stable storage.
     fn sync(&self) -> impl Future<Output = Result<(), KvError>> + Send;
 }

@@ -18,7 +18,10 @@ use std::{
     fs::File,
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -29,7 +32,7 @@ use janusfs_env::{
     metrics::{KV_COMMITS, KV_CONFLICTS},
     tasks,
 };
-use janusfs_types::limits::SYNC_INTERVAL_MS;
+use janusfs_types::limits::{META_FREE_MIN_BYTES, SYNC_INTERVAL_MS};
 use parking_lot::Mutex;
 use rocksdb::{
     BlockBasedOptions, Cache, DB, DBCompressionType, ErrorKind, Options, ReadOptions, ReadTier,
@@ -61,12 +64,15 @@ const SYNC_PAUSE: Duration = Duration::from_millis(SYNC_INTERVAL_MS / 2);
 pub struct RocksKvOptions {
     /// Memory for uncompressed blocks, in bytes. 64 MiB unless set.
     pub block_cache_bytes: usize,
+    /// Free space on the disk below which [`Kv::has_room`] says no, in bytes. `META_FREE_MIN_BYTES` unless set.
+    pub free_min_bytes: u64,
 }
 
 impl Default for RocksKvOptions {
     fn default() -> Self {
         Self {
             block_cache_bytes: BLOCK_CACHE_BYTES,
+            free_min_bytes: META_FREE_MIN_BYTES,
         }
     }
 }
@@ -127,6 +133,8 @@ struct Store {
     db: Arc<DB>,
     sequencer: Mutex<Sequencer>,
     syncer: Syncer,
+    /// Looked at with every periodic sync: a system call for each commit would cost more than it tells.
+    has_room: AtomicBool,
 }
 
 struct Sequencer {
@@ -167,10 +175,16 @@ impl RocksKv {
                 failed: None,
             }),
             syncer: Syncer::default(),
+            has_room: AtomicBool::new(has_room(dir, options.free_min_bytes)),
         });
         let in_thread = store.clone();
+        let (dir, free_min_bytes) = (dir.to_owned(), options.free_min_bytes);
         let sync_thread = tasks::spawn_thread("kv-sync", move || {
             while in_thread.syncer.pause(SYNC_PAUSE) {
+                let room = has_room(&dir, free_min_bytes);
+                if in_thread.has_room.swap(room, Ordering::Relaxed) && !room {
+                    tracing::warn!(dir = %dir.display(), "the disk of the metadata is full: only deletes go on");
+                }
                 // A failure is logged by the syncer and refuses the next commit.
                 let _ = in_thread.sync_to(in_thread.syncer.written());
             }
@@ -217,6 +231,13 @@ fn db_options(settings: &RocksKvOptions) -> Options {
     options.set_level_compaction_dynamic_level_bytes(true);
     options.set_manual_wal_flush(false);
     options
+}
+
+/// A disk that does not tell its space is taken to have some.
+fn has_room(dir: &Path, free_min_bytes: u64) -> bool {
+    rustix::fs::statvfs(dir).map_or(true, |stat| {
+        stat.f_bavail.saturating_mul(stat.f_frsize) >= free_min_bytes
+    })
 }
 
 /// RocksDB has no code of its own for a held lock, only texts: one for this process, one for another.
@@ -362,6 +383,10 @@ impl Kv for RocksKv {
             writes: Arc::default(),
             reads: Reads::default(),
         }
+    }
+
+    fn has_room(&self) -> bool {
+        self.store.has_room.load(Ordering::Relaxed)
     }
 
     async fn sync(&self) -> Result<(), KvError> {

@@ -16,6 +16,7 @@ mod meta;
 mod ops;
 mod posix_name;
 mod reclaim;
+mod room;
 mod s3;
 mod service;
 mod store;

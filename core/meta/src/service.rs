@@ -14,7 +14,7 @@ use janusfs_wire::{
     },
 };
 
-use crate::{Meta, s3, watched::in_name_of};
+use crate::{Meta, room, s3, watched::in_name_of};
 
 macro_rules! answer {
     ($meta:ident, $request:ident, { $($Message:ident => $op:ident,)* }, $other:expr) => {
@@ -35,6 +35,7 @@ impl<K: Kv> Handler for Meta<K> {
         let caller = request.caller;
         let remote = caller.is_some_and(|caller| caller.remote);
         let answer = async move {
+            room::check(&*self.kv, request.method)?;
             answer!(self, request, {
                 Hello => hello,
                 Heartbeat => heartbeat,

@@ -71,6 +71,10 @@ impl<K: Kv> Kv for WatchedKv<K> {
         }
     }
 
+    fn has_room(&self) -> bool {
+        self.inner.has_room()
+    }
+
     fn sync(&self) -> impl Future<Output = Result<(), KvError>> + Send {
         self.inner.sync()
     }

@@ -73,5 +73,10 @@ pub const CLIENT_LEASE_MS: u64 = 5_000;
 pub const CACHE_LEASE_MS: u32 = 2_000;
 /// Most answers that one client may believe at a time; further ones come without a lease. 8 bytes each, twice.
 pub const CACHE_LEASES_MAX: usize = 1 << 18;
-/// Free space below which a target refuses new chunks, in bytes: room for RocksDB to compact and for deletes.
-pub const TARGET_FREE_MIN_BYTES: u64 = 64 << 20;
+/// Free space below which a target refuses new chunks, in bytes: room for RocksDB to compact and for deletes, and for
+/// names and small files beyond [`META_FREE_MIN_BYTES`].
+pub const TARGET_FREE_MIN_BYTES: u64 = 256 << 20;
+/// Free space below which the metadata takes in nothing new, in bytes: RocksDB can still flush both of its memtables of
+/// 32 MiB before it gives their logs back, and compact, so that deleting goes on and makes room again. Deleting a file
+/// that lies in its inode writes the inode once more, so a burst of deletes takes room before it gives any.
+pub const META_FREE_MIN_BYTES: u64 = 192 << 20;

@@ -188,3 +188,17 @@ async fn a_transaction_that_outlives_the_store_cannot_commit() {
     let done = txn.commit(Durability::Soon).await;
     assert!(matches!(done, Err(KvError::Unavailable(_))), "{done:?}");
 }
+
+#[test]
+fn a_disk_below_the_reserve_has_no_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let kv = RocksKv::open(dir.path(), RocksKvOptions::default()).unwrap();
+    assert!(kv.has_room());
+    drop(kv);
+    let options = RocksKvOptions {
+        free_min_bytes: u64::MAX,
+        ..RocksKvOptions::default()
+    };
+    let kv = RocksKv::open(dir.path(), options).unwrap();
+    assert!(!kv.has_room());
+}
