@@ -12,6 +12,8 @@ pub(crate) const ADMISSION_UNIT_BYTES: u64 = 1024;
 pub(crate) const MAILBOX_MAX: usize = 4;
 /// Damaged chunks of one target that wait for their repair; the scrubber finds what is refused here.
 pub(crate) const MENDS_MAX: usize = 256;
+/// Damaged chunks of one target that are remembered, so that each counts once: 4 MiB of memory at most.
+pub(crate) const DAMAGED_MAX: usize = 65_536;
 /// How often a repair starts again because its source moved on meanwhile.
 pub(crate) const REPAIR_ATTEMPTS_MAX: u32 = 8;
 /// Deadline of one call of a repair: as a chunk read.

@@ -13,7 +13,7 @@ use janusfs_types::{ChunkId, ChunkVersion, FsError, TargetId};
 use janusfs_wire::storage::{ChainRoute, ChunkStatus, Query, Read, Scrub, ScrubStep};
 
 use crate::{
-    limits::{MENDS_MAX, PAGE_MAX, REPAIR_ATTEMPTS_MAX, REPAIR_DEADLINE},
+    limits::{DAMAGED_MAX, MENDS_MAX, PAGE_MAX, REPAIR_ATTEMPTS_MAX, REPAIR_DEADLINE},
     role::StorageRole,
     target::Target,
     unbroken::Unbroken,
@@ -22,6 +22,12 @@ use crate::{
 
 impl StorageRole {
     pub(crate) fn note_corruption(&self, target: &Target, chunk: ChunkId) {
+        // Every reader meets the damage until it is mended; it counts once.
+        let mut damaged = target.damaged.lock();
+        if damaged.len() < DAMAGED_MAX && !damaged.insert(chunk) {
+            return;
+        }
+        drop(damaged);
         tracing::error!(%chunk, target = %target.id, "stored bytes do not match their checksum");
         target.corruptions.fetch_add(1, Ordering::Relaxed);
         metrics::CHUNK_CORRUPTIONS.add(1);
@@ -117,7 +123,9 @@ impl StorageRole {
             engine.replace(chunk, version, &data, crc, last.map(to_engine_tag))
         })
         .await?;
-        target.repairs.fetch_add(1, Ordering::Relaxed);
+        if target.damaged.lock().remove(&status.chunk) {
+            target.repairs.fetch_add(1, Ordering::Relaxed);
+        }
         metrics::CHUNK_REPAIRS.add(1);
         tracing::info!(chunk = %status.chunk, target = %target.id, version = %status.version, "chunk repaired");
         Ok(status)

@@ -27,6 +27,8 @@ pub(crate) struct Target {
     pub(crate) predecessor_is_local: bool,
     pub(crate) corruptions: AtomicU64,
     pub(crate) repairs: AtomicU64,
+    /// Chunks found damaged and not mended since; `corruptions` counts them once.
+    pub(crate) damaged: Mutex<HashSet<ChunkId>>,
     /// Chunks that a background repair is under way for.
     pub(crate) mending: Mutex<HashSet<ChunkId>>,
     state: Mutex<State>,
@@ -72,6 +74,7 @@ impl Target {
             predecessor_is_local,
             corruptions: AtomicU64::new(0),
             repairs: AtomicU64::new(0),
+            damaged: Mutex::new(HashSet::new()),
             mending: Mutex::new(HashSet::new()),
             state: Mutex::new(state),
         }
