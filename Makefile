@@ -11,10 +11,13 @@ TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),$(CURDIR)/target)
 DATA ?= $(CURDIR)/janusfs-data
 PACKAGES := build-essential libclang-dev cmake pkg-config fuse3 attr
 
-.PHONY: help deps build up test check
+# External tests that leave the topology to JANUSFS_TEST_TOPOLOGY.
+REPLICATED := s3_sdk posix_mount bad_input
+
+.PHONY: help deps build up test test-replicated compat check
 
 help: ## Lists the targets.
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
 
 deps: ## Installs the Debian or Ubuntu packages that the build needs and lacks.
 	@missing=""; for p in $(PACKAGES); do \
@@ -37,7 +40,15 @@ test: deps ## Runs every test, the lints and the documentation build.
 	$(CARGO) clippy $(BUILD) --workspace --all-targets -- -D warnings
 	$(CARGO) build $(BUILD) --bin janusfs
 	$(CARGO) test $(BUILD) --workspace
+	$(MAKE) test-replicated
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(BUILD) --workspace --no-deps --quiet
+
+test-replicated: deps ## Runs the external tests on three targets and three replicas.
+	$(CARGO) build $(BUILD) --bin janusfs
+	JANUSFS_TEST_TOPOLOGY=3x3 $(CARGO) test $(BUILD) --workspace $(addprefix --test ,$(REPLICATED))
+
+compat: build ## Runs foreign suites: PJDFSTEST=<dir> and S3TESTS=<dir>, as root.
+	compat-tests/external/foreign.sh $(TARGET)/release/janusfs "$(PJDFSTEST)" "$(S3TESTS)"
 
 check: deps ## Formats, lints; the quick round before a commit.
 	$(CARGO) fmt --all
