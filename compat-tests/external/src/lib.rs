@@ -8,8 +8,10 @@
 #![forbid(unsafe_code)]
 
 mod mounted;
+pub mod power_cut;
 pub mod raw_s3;
 pub mod s3;
+mod seeded;
 
 pub use mounted::MountedNode;
 
@@ -23,6 +25,8 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
+
+pub use seeded::Seeded;
 
 /// Time between two looks at a state that is waited for, in milliseconds.
 const POLL_MS: u64 = 20;
