@@ -7,6 +7,7 @@
 //! `JANUSFS_TEST_TOPOLOGY=TxR` runs every test with T targets and R replicas, unless the test names its own.
 #![forbid(unsafe_code)]
 
+pub mod crash;
 mod mounted;
 pub mod power_cut;
 pub mod raw_s3;
@@ -170,6 +171,16 @@ impl TestNode {
     #[must_use]
     pub fn data(&self) -> &Path {
         &self.data
+    }
+
+    /// Runs another `janusfs` command on the node's data directory.
+    ///
+    /// # Errors
+    /// When the binary cannot be run; not when it fails.
+    pub fn janusfs(&self, args: &[&str]) -> anyhow::Result<Output> {
+        let mut command = Command::new(binary()?);
+        command.args(args).arg("--data").arg(&self.data);
+        command.output().context("running janusfs")
     }
 
     /// Returns the process id while it runs.
