@@ -8,6 +8,8 @@
 //! - `end` is some exactly while something written is not published.
 //! - Dirty bytes are newer than those in flight, which are newer than the chunks.
 //! - Bytes leave memory only when every serving replica has them, or when they are cut off by a truncation to zero.
+//! - A size is published only when the bytes below it are on stable storage, and bytes are cut off only when the smaller size
+//!   is: whatever of the metadata a power cut leaves, its bytes are there.
 
 use std::{
     collections::HashMap,
@@ -457,9 +459,8 @@ impl OpenInode {
     ) -> Result<bool, FsError> {
         self.launch(blob, layout, false);
         self.settle().await?;
-        if durable {
-            self.client.chains.sync(&layout).await?;
-        }
+        // The commit may become stable at any time, and a size without its bytes would read as zeros after a power cut.
+        self.client.chains.sync(&layout).await?;
         let message = CommitWrite {
             inode: self.inode,
             end,

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 use janusfs_types::{BlobId, ChunkId, Content, FsError, Layout};
 use janusfs_wire::{
-    meta::{Opened, Trimmed},
+    meta::{Opened, SyncMeta, Trimmed},
     storage::WriteOp,
 };
 
@@ -29,6 +29,8 @@ pub(crate) async fn trim(client: &Inner, file: &Opened) -> Result<(), FsError> {
     let Content::Blob { blob, layout } = &file.content else {
         return Ok(());
     };
+    // Bytes that are cut off do not come back, so the size must not either.
+    client.call(&SyncMeta {}).await?;
     let (index, within) = position(layout, file.attr.size);
     let mut first_gone = index;
     if within > 0 {
