@@ -9,7 +9,7 @@ use janusfs_wire::meta::{Close, Found, GetAttr, Open, Opened, ReadLink, SetAttr}
 use super::{found, invalid, opened};
 use crate::{
     Meta, MetaError,
-    store::{dir_stat, inode, session},
+    store::{dir_stat, inode, object, session},
 };
 
 impl<K: Kv> Meta<K> {
@@ -63,20 +63,36 @@ impl<K: Kv> Meta<K> {
         .await
     }
 
+    /// Opens; for writing, with a session. The writer's bytes reach the chunks before it publishes them, so what S3 stored
+    /// about the bytes (ETag, checksums) ends here: after a crash in between it would be wrong.
     pub(crate) async fn open_inode(&self, m: Open) -> Result<Opened, MetaError> {
-        run(&*self.kv, Durability::Soon, |txn| {
+        let done: Result<_, MetaError> = run(&*self.kv, Durability::Soon, |txn| {
             Box::pin(async move {
-                let record = inode::load(txn, m.inode).await?;
+                let mut record = inode::load(txn, m.inode).await?;
+                let mut ended = false;
                 if let Some(session) = m.session {
                     if record.attr.kind == FileKind::Directory {
                         return Err(FsError::IsDirectory.into());
                     }
                     session::put(txn, m.inode, m.client, session);
+                    let stored = object::load(txn, m.inode).await?;
+                    let version = record.attr.data_version;
+                    ended = stored.is_some_and(|attrs| attrs.data_version == version);
                 }
-                opened(txn, record).await
+                if ended {
+                    record.attr.data_version = record.attr.data_version.next();
+                    inode::store(txn, &record);
+                }
+                Ok((opened(txn, record).await?, ended))
             })
         })
-        .await
+        .await;
+        let (opened, ended) = done?;
+        if ended {
+            // Stable before the first byte can be.
+            self.kv.sync().await?;
+        }
+        Ok(opened)
     }
 
     pub(crate) async fn close(&self, m: Close) -> Result<(), MetaError> {

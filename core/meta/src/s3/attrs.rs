@@ -1,7 +1,7 @@
 //! Which S3 attributes hold for an inode now, and the conditions on them.
 //!
 //! Invariant: attributes that describe bytes (ETag, checksums, part sizes) hold only for the data version that they were
-//! stored with. Once POSIX wrote, the ETag is made of the inode and its data version: opaque, new with each change, and
+//! stored with. Once POSIX opened the file to write, the ETag is made of the inode and its data version: opaque, new with each change, and
 //! with a `-` in it, so that no client takes it for an MD5.
 
 use janusfs_types::{Attr, DataVersion, FsError};

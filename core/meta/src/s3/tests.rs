@@ -696,6 +696,26 @@ async fn a_posix_write_makes_the_etag_opaque_and_keeps_the_headers() {
 }
 
 #[tokio::test]
+async fn opening_to_write_makes_the_etag_opaque_before_the_first_byte_changes() {
+    let site = mem().await;
+    let put = site.put_blob("k", 9).await;
+    let open = async |session| {
+        let call = Open {
+            inode: put.inode,
+            client: ClientId(1),
+            session,
+        };
+        let opened = site.meta.open_inode(call).await.unwrap();
+        (opened.attr.data_version, site.get("k").await.unwrap().attrs.etag)
+    };
+    let (version, etag) = open(None).await;
+    assert_eq!(etag, put.etag, "a reader changes nothing");
+    let (bumped, opaque) = open(Some(SessionId(1))).await;
+    assert!(bumped > version && opaque.contains('-') && opaque != put.etag);
+    assert_eq!(open(Some(SessionId(2))).await, (bumped, opaque));
+}
+
+#[tokio::test]
 async fn copies_share_the_blob_until_the_last_goes() {
     let site = mem().await;
     let put = site.put_blob("a", 9 * MIB).await;
