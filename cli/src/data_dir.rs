@@ -98,6 +98,7 @@ impl DataDir {
             );
         }
         let format = open_format(&path.join("FORMAT"), wanted)?;
+        make_stable(&path).with_context(|| format!("cannot make {} stable", path.display()))?;
         Ok(Self {
             path,
             format,
@@ -189,6 +190,19 @@ fn read_credentials(path: &Path) -> Result<Credentials> {
         access_key: field("JANUSFS_ROOT_ACCESS_KEY")?,
         secret_key: field("JANUSFS_ROOT_SECRET_KEY")?,
     })
+}
+
+/// Puts the name of the directory, and of the one that its targets are in, on stable storage: what is acknowledged later
+/// lies below them.
+fn make_stable(path: &Path) -> std::io::Result<()> {
+    match fs::create_dir(path.join("targets")) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    for dir in [Some(path), path.parent()].into_iter().flatten() {
+        fs::File::open(dir)?.sync_all()?;
+    }
+    Ok(())
 }
 
 fn open_format(path: &Path, wanted: Option<(u32, u32)>) -> Result<Format> {

@@ -37,8 +37,26 @@ pub(super) fn open_dir(dir: &Path, options: EngineOptions) -> Result<Engine, Eng
     let lock = lock(&dir.join("LOCK"))?;
     check_format(dir)?;
     let meta = RocksMeta::open(&dir.join("meta"), options.meta_cache_bytes)?;
+    sync_names(dir)?;
     let disk = Arc::new(FileDisk::new(data));
     open_on(dir, options, disk, Box::new(meta), Some(lock))
+}
+
+/// Puts the store's own name, and the names in it, on stable storage: chunks are not stable while their store is not. Not only
+/// for a fresh one, since a power cut may have come before this.
+fn sync_names(dir: &Path) -> Result<(), EngineError> {
+    for path in [Some(dir), dir.parent()].into_iter().flatten() {
+        // The parent of a relative directory of one part is the empty path.
+        let path = if path.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            path
+        };
+        File::open(path)
+            .and_then(|opened| opened.sync_all())
+            .map_err(|e| EngineError::io(path, e))?;
+    }
+    Ok(())
 }
 
 fn lock(path: &Path) -> Result<File, EngineError> {
