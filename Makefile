@@ -14,7 +14,7 @@ PACKAGES := build-essential libclang-dev cmake pkg-config fuse3 attr
 # External tests that leave the topology to JANUSFS_TEST_TOPOLOGY.
 REPLICATED := s3_sdk posix_mount bad_input
 
-.PHONY: help deps build up test test-replicated compat check
+.PHONY: help deps build up test test-replicated compat check soak
 
 help: ## Lists the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -49,6 +49,15 @@ test-replicated: deps ## Runs the external tests on three targets and three repl
 
 compat: build ## Runs foreign suites: PJDFSTEST=<dir> and S3TESTS=<dir>, as root.
 	compat-tests/external/foreign.sh $(TARGET)/release/janusfs "$(PJDFSTEST)" "$(S3TESTS)"
+
+# Rounds of each kind of crash, half on one target and half on three replicas.
+ROUNDS ?= 200
+SEED ?= $(shell date +%s)
+
+soak: deps ## Crash-tests the node: 200 rounds of kill -9 and 200 power cuts (ROUNDS, SEED).
+	$(CARGO) build $(BUILD) --bin janusfs
+	JANUSFS_CRASH_ROUNDS=$$(( ($(ROUNDS) + 1) / 2 )) JANUSFS_SEED=$(SEED) \
+	  $(CARGO) test $(BUILD) -p janusfs-external --test crash -- --nocapture --test-threads 1
 
 check: deps ## Formats, lints; the quick round before a commit.
 	$(CARGO) fmt --all

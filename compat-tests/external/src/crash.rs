@@ -189,7 +189,7 @@ impl Site {
         let survivor = match &mut self.disk {
             None => Survivor::Visible,
             Some(disk) => {
-                disk.cut(self.chance.next())?;
+                disk.cut(self.chance.number())?;
                 Survivor::Stable(crashed)
             }
         };
@@ -227,7 +227,7 @@ impl Site {
             })
             .collect();
         // The branches above do not move the sequence; the next round's must differ.
-        self.chance.next();
+        self.chance.number();
         std::thread::scope(|scope| {
             let threads: Vec<_> = writers
                 .into_iter()

@@ -15,11 +15,11 @@ impl Seeded {
     #[must_use]
     pub fn branch(&self, label: u64) -> Self {
         let mut fresh = Self(self.0 ^ label.wrapping_mul(0xd134_2543_de82_ef95));
-        Self(fresh.next())
+        Self(fresh.number())
     }
 
     /// Returns the next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -28,7 +28,7 @@ impl Seeded {
 
     /// Returns a number below `bound`; 0 for a bound of 0.
     pub fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound.max(1)
+        self.number() % bound.max(1)
     }
 
     /// Returns true once in `count` times.

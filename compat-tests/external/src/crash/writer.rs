@@ -88,7 +88,7 @@ impl Writer<'_> {
 
     /// Returns a number that no other write has, and no zero byte that could pass for a hole at its ends.
     fn write_number(&mut self) -> u64 {
-        self.chance.next() | 1
+        self.chance.number() | 1
     }
 
     fn history(&mut self, key: &str) -> &mut History {

@@ -706,7 +706,10 @@ async fn opening_to_write_makes_the_etag_opaque_before_the_first_byte_changes() 
             session,
         };
         let opened = site.meta.open_inode(call).await.unwrap();
-        (opened.attr.data_version, site.get("k").await.unwrap().attrs.etag)
+        (
+            opened.attr.data_version,
+            site.get("k").await.unwrap().attrs.etag,
+        )
     };
     let (version, etag) = open(None).await;
     assert_eq!(etag, put.etag, "a reader changes nothing");
