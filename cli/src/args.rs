@@ -58,6 +58,11 @@ pub(crate) enum Command {
         #[arg(short, long, value_enum, default_value_t = Format::Table)]
         output: Format,
     },
+    /// Measures speed against what this machine could do at best, in one run, as ratios.
+    Bench(Bench),
+    /// A floor of `bench`, its child process.
+    #[command(hide = true, subcommand)]
+    BenchFloor(BenchFloor),
 }
 
 /// How to print.
@@ -140,6 +145,52 @@ pub(crate) struct S3 {
     /// Address of the S3 API.
     #[arg(long, default_value = "127.0.0.1:9000", value_name = "HOST:PORT")]
     pub(crate) listen: SocketAddr,
+}
+
+#[derive(ClapArgs, Debug)]
+pub(crate) struct Bench {
+    /// What to measure.
+    #[arg(value_enum, value_name = "WHAT")]
+    pub(crate) noun: BenchNoun,
+    /// A directory on the disk to be measured; scratch files are made in it and removed. Default: the current one.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// How long each side of a cell is measured, in seconds, over three rounds.
+    #[arg(long, default_value_t = 3.0, value_name = "N")]
+    pub(crate) seconds: f64,
+    /// Measures only these cells.
+    #[arg(long = "cell", num_args = 1.., value_name = "NAME")]
+    pub(crate) cells: Vec<String>,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+}
+
+/// What `bench` measures.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum BenchNoun {
+    /// The S3 door of a JanusFS of its own.
+    S3,
+    /// The mount of a JanusFS of its own.
+    Fs,
+    /// Chunk reads and writes below the doors.
+    Chunk,
+    /// Metadata operations below the doors.
+    Meta,
+    /// Everything.
+    All,
+}
+
+/// Floors that run as processes.
+#[derive(Subcommand, Debug)]
+pub(crate) enum BenchFloor {
+    /// An HTTP server that discards what it gets and serves memory.
+    S3,
+    /// A FUSE filesystem in memory.
+    Fs {
+        /// Where to mount.
+        mountpoint: PathBuf,
+    },
 }
 
 #[derive(Subcommand, Debug)]
@@ -237,4 +288,29 @@ pub(crate) enum BucketCommand {
         #[command(flatten)]
         target: Target,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        use clap::CommandFactory as _;
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn bench_takes_its_options_in_any_order() {
+        let line = "janusfs bench --seconds 0.5 s3 --cell head-x1 get-64k-x8 --dir /d -o json";
+        let args = Args::try_parse_from(line.split(' ')).unwrap();
+        let Command::Bench(bench) = args.command else {
+            panic!("{args:?}");
+        };
+        assert_eq!(bench.noun, BenchNoun::S3);
+        assert_eq!(bench.cells, ["head-x1", "get-64k-x8"]);
+        assert_eq!((bench.seconds, bench.output), (0.5, Format::Json));
+        assert!(Args::try_parse_from(["janusfs", "bench"]).is_err());
+        assert!(Args::try_parse_from(["janusfs", "bench", "nothing"]).is_err());
+    }
 }

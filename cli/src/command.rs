@@ -1,5 +1,6 @@
 //! One function for each command.
 
+mod bench;
 mod bucket;
 mod fsck;
 mod status;
@@ -86,6 +87,8 @@ async fn dispatch(command: Command) -> Result<ExitCode> {
             metadata_only,
             output,
         } => fsck::run(&target, metadata_only, output).await,
+        Command::Bench(args) => bench::run(args).await,
+        Command::BenchFloor(floor) => bench::run_floor(floor).await,
     }
 }
 

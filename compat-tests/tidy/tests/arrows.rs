@@ -39,8 +39,22 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("gateway-s3", &["client", "wire", "env", "types"]),
     ("fuse-mount", &["client", "wire", "env", "types"]),
     (
+        "bench",
+        &[
+            "meta",
+            "kv",
+            "chain-server",
+            "chain-client",
+            "rpc",
+            "wire",
+            "env",
+            "types",
+        ],
+    ),
+    (
         "cli",
         &[
+            "bench",
             "gateway-s3",
             "fuse-mount",
             "server",
