@@ -14,7 +14,7 @@ PACKAGES := build-essential libclang-dev cmake pkg-config fuse3 attr
 # External tests that leave the topology to JANUSFS_TEST_TOPOLOGY.
 REPLICATED := s3_sdk posix_mount bad_input
 
-.PHONY: help deps build up test test-replicated compat check soak
+.PHONY: help deps build up test test-replicated bench compat soak check
 
 help: ## Lists the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -58,6 +58,11 @@ soak: deps ## Crash-tests the node: 200 rounds of kill -9 and 200 power cuts (RO
 	$(CARGO) build $(BUILD) --bin janusfs
 	JANUSFS_CRASH_ROUNDS=$$(( ($(ROUNDS) + 1) / 2 )) JANUSFS_SEED=$(SEED) \
 	  $(CARGO) test $(BUILD) -p janusfs-external --test crash -- --nocapture --test-threads 1
+
+bench: build ## Measures speed against what this machine could do at best (README, "Speed"), then the small parts.
+	$(TARGET)/release/janusfs bench all
+	$(CARGO) bench --locked --ignore-rust-version \
+	  -p janusfs-chain-engine -p janusfs-wire -p janusfs-client -p janusfs-kv --bench crc --bench codec --bench plan --bench commit
 
 check: deps ## Formats, lints; the quick round before a commit.
 	$(CARGO) fmt --all
