@@ -23,7 +23,7 @@ impl MountedNode {
     /// # Errors
     /// As [`TestNode::start`].
     pub fn start<A: AsRef<OsStr>>(args: &[A]) -> anyhow::Result<Self> {
-        Self::with(args, |args| TestNode::start(args))
+        Self::with(args, TestNode::start)
     }
 
     /// As [`MountedNode::start`], on a data directory of the caller's.

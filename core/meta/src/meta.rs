@@ -7,6 +7,7 @@ use janusfs_env::clock;
 use janusfs_kv::{Durability, Kv, run};
 use janusfs_types::{ChainTable, Epoch, FileKind, FsError, InodeId, Layout};
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 
 use crate::{
     MetaError,
@@ -39,8 +40,8 @@ pub struct Meta<K: Kv> {
     pub(crate) leases: Mutex<Leases>,
     /// When the epoch last advanced; never yet since the start: `None`.
     pub(crate) advanced: Mutex<Option<Instant>>,
-    /// Held while the store is told of leases in other processes.
-    pub(crate) remote_noted: tokio::sync::Mutex<()>,
+    /// Lets one at a time tell the store of leases in other processes.
+    pub(crate) remote_noted: Semaphore,
     /// Where the walk over write-opens of dead clients goes on; `None`: at the start.
     pub(crate) sessions_after: Mutex<Option<Bytes>>,
 }
@@ -97,7 +98,7 @@ impl<K: Kv> Meta<K> {
             ids: Ids::default(),
             leases: Mutex::new(Leases::new(clock::now())),
             advanced: Mutex::new(None),
-            remote_noted: tokio::sync::Mutex::new(()),
+            remote_noted: Semaphore::new(1),
             sessions_after: Mutex::new(None),
         };
         // So that the watermark is right before the first allocation.

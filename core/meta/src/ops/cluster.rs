@@ -2,7 +2,7 @@
 
 use janusfs_env::clock;
 use janusfs_kv::{Durability, Kv, run};
-use janusfs_types::Epoch;
+use janusfs_types::{Epoch, FsError};
 use janusfs_wire::meta::{
     AllocIds, Forget, FsStats, Heartbeat, Hello, NameIn, Pulse, StatFs, SyncMeta, Watch, Welcome,
 };
@@ -68,7 +68,11 @@ impl<K: Kv> Meta<K> {
 
     async fn note_remote_leases(&self, held: bool) -> Result<(), MetaError> {
         // One after the other, or a late "none" would follow an early "some".
-        let _order = self.remote_noted.lock().await;
+        let _order = self
+            .remote_noted
+            .acquire()
+            .await
+            .map_err(|_| FsError::Stale)?;
         let held = held || !self.watches.remote_is_unknown();
         let noted: Result<(), MetaError> = run(&*self.kv, Durability::Now, |txn| {
             Box::pin(async move {
