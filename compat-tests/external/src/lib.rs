@@ -210,18 +210,14 @@ impl TestNode {
             .append(true)
             .open(self.log_path())?;
         let binary = binary()?;
-        let child = Command::new(&binary)
-            .arg("up")
-            .arg("--data")
-            .arg(&self.data)
-            .args([
-                "--s3",
-                "127.0.0.1:0",
-                "--admin",
-                "127.0.0.1:0",
-                "--rpc",
-                "127.0.0.1:0",
-            ])
+        let mut command = Command::new(&binary);
+        command.arg("up").arg("--data").arg(&self.data);
+        for address in ["--s3", "--admin", "--rpc"] {
+            if !self.args.iter().any(|arg| arg == address) {
+                command.args([address, "127.0.0.1:0"]);
+            }
+        }
+        let child = command
             .args(&self.args)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)

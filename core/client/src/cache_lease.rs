@@ -20,7 +20,6 @@ use janusfs_wire::{
     meta::{Forget, Watch},
 };
 use parking_lot::RwLock;
-use tokio::runtime::Handle;
 
 use crate::{client::Inner, retry};
 
@@ -105,23 +104,16 @@ impl CacheLeases {
         hand_over(left)
     }
 
-    fn forget(&self, what: &Forget, cache: &dyn ForgetfulCache) -> bool {
+    async fn forget(&self, what: Forget, cache: &Arc<dyn ForgetfulCache>) -> bool {
         // Whoever asked before this gets no lease; whoever has handed over already is told below.
         *self.forgotten.write() += 1;
-        cache.forget(what)
+        let cache = Arc::clone(cache);
+        tasks::blocking(move || cache.forget(&what)).await
     }
 }
 
-/// Keeps a `Watch` call open on a thread of its own, until the client is gone: forgetting may block.
-pub(crate) fn watch(inner: &Arc<Inner>, handle: Handle, cache: Arc<dyn ForgetfulCache>) {
-    let (client, meta) = (inner.id, Arc::clone(&inner.meta));
-    let inner = Arc::downgrade(inner);
-    tasks::spawn_thread("janusfs-watch", move || {
-        tasks::block_on(&handle, keep_watching(client, meta, inner, cache));
-    });
-}
-
-async fn keep_watching(
+/// Keeps a `Watch` call open until the client is gone.
+pub(crate) async fn keep_watching(
     client: ClientId,
     meta: Peer,
     inner: Weak<Inner>,
@@ -132,26 +124,25 @@ async fn keep_watching(
         wants_lease: false,
         remote: false,
     };
+    let timeout = Duration::from_millis(limits::META_DEADLINE_MS);
     let mut acked = 0;
-    while inner.strong_count() > 0 {
+    loop {
         let message = Watch { client, acked };
-        let timeout = Duration::from_millis(limits::META_DEADLINE_MS);
-        match janusfs_rpc::call_as(&*meta, caller, &message, timeout).await {
-            Ok((what, _)) => {
-                if !(what.inodes.is_empty() && what.names.is_empty()) {
-                    let Some(inner) = inner.upgrade() else {
-                        return;
-                    };
-                    if !inner.cache_leases.forget(&what, &*cache) {
-                        clock::sleep(LEASE).await;
-                    }
-                }
-                acked = what.batch;
-            }
+        let what = match janusfs_rpc::call_as(&*meta, caller, &message, timeout).await {
+            Ok((what, _)) => what,
             Err(error) => {
                 tracing::debug!(%client, %error, "no answer to the watch call");
                 clock::sleep(PAUSE).await;
+                continue;
             }
+        };
+        let Some(inner) = inner.upgrade() else {
+            return;
+        };
+        acked = what.batch;
+        let nothing = what.inodes.is_empty() && what.names.is_empty();
+        if !nothing && !inner.cache_leases.forget(what, &cache).await {
+            clock::sleep(LEASE).await;
         }
     }
 }

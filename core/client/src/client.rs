@@ -53,7 +53,8 @@ pub(crate) struct Inner {
     /// For new blobs; the seed is each blob's own.
     layout: Layout,
     next_session: AtomicU64,
-    heartbeat: Mutex<Option<JoinHandle<()>>>,
+    /// What keeps the lease and watches for changes.
+    background: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Inner {
@@ -98,8 +99,8 @@ pub(crate) async fn call<M: Method>(
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if let Some(heartbeat) = self.heartbeat.get_mut().take() {
-            heartbeat.abort();
+        for task in self.background.get_mut() {
+            task.abort();
         }
     }
 }
@@ -129,10 +130,10 @@ impl Client {
             handle,
             layout: welcome.layout,
             next_session: AtomicU64::new(1),
-            heartbeat: Mutex::new(None),
+            background: Mutex::new(Vec::new()),
         });
         let heartbeat = inner.spawn(lease::keep(Arc::downgrade(&inner)));
-        *inner.heartbeat.lock() = Some(heartbeat);
+        inner.background.lock().push(heartbeat);
         Ok(Self { inner })
     }
 
@@ -173,9 +174,13 @@ impl Client {
             .await
     }
 
-    /// Tells `cache`, on a thread of its own and until the client is gone, what to forget before its lease ends.
+    /// Tells `cache`, until the client is gone, what to forget before its lease ends.
     pub fn serve_cache(&self, cache: Arc<dyn ForgetfulCache>) {
-        cache_lease::watch(&self.inner, self.inner.handle.clone(), cache);
+        let inner = &self.inner;
+        let (id, meta) = (inner.id, Arc::clone(&inner.meta));
+        let watch = cache_lease::keep_watching(id, meta, Arc::downgrade(inner), cache);
+        let watch = inner.spawn(watch);
+        inner.background.lock().push(watch);
     }
 
     /// Runs `hand_over` with the time for which the answers of a lease may still be believed; zero: not at all. It must
