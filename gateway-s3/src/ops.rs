@@ -20,6 +20,20 @@ use crate::error::not_implemented;
 /// The version id of every object of an unversioned bucket.
 pub(crate) const NULL_VERSION: &str = "null";
 
+/// Finds the bucket that a request names and that its user may use; a request may guard itself against the wrong owner.
+macro_rules! bucket_of {
+    ($gateway:expr, $identity:expr, $input:expr) => {
+        $gateway
+            .bucket(
+                &$identity,
+                &$input.bucket,
+                $input.expected_bucket_owner.as_deref(),
+            )
+            .await
+    };
+}
+pub(crate) use bucket_of;
+
 /// Refuses the named fields when they are set.
 macro_rules! refuse {
     ($input:expr; $($field:ident: $what:literal),* $(,)?) => {

@@ -4,16 +4,13 @@
 //! 256-piece chunk would pay 256 times. Here the shift by a length is one polynomial (zlib's `crc32_combine_gen`),
 //! kept by whoever combines many equal pieces. The test holds both against each other.
 
+pub(crate) use crc_fast::crc32_iscsi as crc32c;
+
 /// Castagnoli's polynomial, bit-reflected.
 const POLYNOMIAL: u32 = 0x82f6_3b78;
 
 /// x^(2^n) modulo the polynomial, for n = 0..32.
 const POWERS: [u32; 32] = powers();
-
-/// Returns the CRC32C of `bytes`.
-pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
-    crc_fast::crc32_iscsi(bytes)
-}
 
 /// Returns the CRC32C of `len` zero bytes.
 pub(crate) fn crc32c_zeros(mut len: usize) -> u32 {

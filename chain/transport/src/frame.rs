@@ -9,6 +9,7 @@
 use std::io;
 
 use bytes::Bytes;
+use crc_fast::crc32_iscsi as crc32c;
 use janusfs_types::limits;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
@@ -39,11 +40,6 @@ pub(crate) struct Frame {
     pub(crate) wants_lease: bool,
     pub(crate) head: Bytes,
     pub(crate) body: Vec<Bytes>,
-}
-
-pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
-    let sum = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes);
-    u32::try_from(sum).expect("CRC32C has 32 bits")
 }
 
 fn bad(text: &str) -> io::Error {

@@ -12,7 +12,7 @@ use s3s::{
     },
 };
 
-use super::{answer, check_acl, list, owner, refuse};
+use super::{answer, bucket_of, check_acl, list, owner, refuse};
 use crate::{
     auth::identity,
     error::{Subject, not_implemented, s3_error as from_fs},
@@ -90,13 +90,7 @@ pub(crate) async fn head(
     let identity = identity(&request)?;
     let input = request.input;
     gateway.forget(&input.bucket);
-    gateway
-        .bucket(
-            &identity,
-            &input.bucket,
-            input.expected_bucket_owner.as_deref(),
-        )
-        .await?;
+    bucket_of!(gateway, identity, input)?;
     let bucket_region = Some(
         gateway
             .region
@@ -168,13 +162,7 @@ pub(crate) async fn delete(
 ) -> S3Result<S3Response<DeleteBucketOutput>> {
     let identity = identity(&request)?;
     let input = request.input;
-    gateway
-        .bucket(
-            &identity,
-            &input.bucket,
-            input.expected_bucket_owner.as_deref(),
-        )
-        .await?;
+    bucket_of!(gateway, identity, input)?;
     let message = DeleteBucket { name: input.bucket };
     let result = gateway.client.call(&message).await;
     gateway.forget(&message.name);
@@ -188,13 +176,7 @@ pub(crate) async fn location(
 ) -> S3Result<S3Response<GetBucketLocationOutput>> {
     let identity = identity(&request)?;
     let input = request.input;
-    gateway
-        .bucket(
-            &identity,
-            &input.bucket,
-            input.expected_bucket_owner.as_deref(),
-        )
-        .await?;
+    bucket_of!(gateway, identity, input)?;
     // The default region is told by an empty answer.
     let region = gateway
         .region
@@ -212,12 +194,6 @@ pub(crate) async fn versioning(
 ) -> S3Result<S3Response<GetBucketVersioningOutput>> {
     let identity = identity(&request)?;
     let input = request.input;
-    gateway
-        .bucket(
-            &identity,
-            &input.bucket,
-            input.expected_bucket_owner.as_deref(),
-        )
-        .await?;
+    bucket_of!(gateway, identity, input)?;
     answer(GetBucketVersioningOutput::default())
 }

@@ -11,8 +11,8 @@ use s3s::{
 };
 
 use super::{
-    NULL_VERSION, answer, check_key, check_version, content_headers, get, metadata_pairs, refuse,
-    refuse_write_options, to_the_end,
+    NULL_VERSION, answer, bucket_of, check_key, check_version, content_headers, get,
+    metadata_pairs, refuse, refuse_write_options, to_the_end,
 };
 use crate::{
     auth::identity,
@@ -90,8 +90,7 @@ pub(crate) async fn object(
         ));
     }
     let conditions = write_conditions(input.if_match.as_ref(), input.if_none_match.as_ref())?;
-    let owner = input.expected_bucket_owner.as_deref();
-    gateway.bucket(&identity, &input.bucket, owner).await?;
+    bucket_of!(gateway, identity, input)?;
     let owner = input.expected_source_bucket_owner.as_deref();
     gateway.bucket(&identity, source_bucket, owner).await?;
     let object = get::resolve(gateway, source_bucket, source_key).await?;

@@ -13,7 +13,7 @@ use s3s::{
     },
 };
 
-use super::{answer, check_key, check_version, refuse};
+use super::{answer, bucket_of, check_key, check_version, refuse};
 use crate::{
     auth::identity,
     error::{Subject, not_implemented, s3_error as from_fs},
@@ -35,13 +35,7 @@ pub(crate) async fn one(
     check_version(input.version_id.as_deref())?;
     check_key(&input.key)?;
     let conditions = write_conditions(input.if_match.as_ref(), None)?;
-    gateway
-        .bucket(
-            &identity,
-            &input.bucket,
-            input.expected_bucket_owner.as_deref(),
-        )
-        .await?;
+    bucket_of!(gateway, identity, input)?;
     let subject = if conditions.if_match.is_empty() {
         Subject::Bucket
     } else {
@@ -81,13 +75,7 @@ pub(crate) async fn many(
     if objects.is_empty() || objects.len() > max {
         return Err(S3Error::new(S3ErrorCode::MalformedXML));
     }
-    gateway
-        .bucket(
-            &identity,
-            &input.bucket,
-            input.expected_bucket_owner.as_deref(),
-        )
-        .await?;
+    bucket_of!(gateway, identity, input)?;
     let (mut keys, mut errors) = (Vec::with_capacity(objects.len()), Vec::new());
     for object in objects {
         let conditional =

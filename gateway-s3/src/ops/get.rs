@@ -28,7 +28,7 @@ use s3s::{
     stream::{ByteStream, RemainingLength},
 };
 
-use super::{answer, check_key, check_version, page_count, page_limit, refuse, signed};
+use super::{answer, bucket_of, check_key, check_version, page_count, page_limit, refuse, signed};
 use crate::{
     auth::identity,
     checksum::set_checksums,
@@ -179,8 +179,7 @@ macro_rules! refuse_read_options {
 macro_rules! look_up {
     ($gateway:expr, $identity:expr, $input:expr) => {{
         refuse_read_options!($input);
-        let owner = $input.expected_bucket_owner.as_deref();
-        $gateway.bucket(&$identity, &$input.bucket, owner).await?;
+        bucket_of!($gateway, $identity, $input)?;
         let object = resolve($gateway, &$input.bucket, &$input.key).await?;
         let conditions = ReadConditions {
             if_match: $input.if_match.as_ref(),
@@ -305,8 +304,7 @@ pub(crate) async fn attributes(
     let identity = identity(&request)?;
     let input = request.input;
     refuse_read_options!(input);
-    let owner = input.expected_bucket_owner.as_deref();
-    gateway.bucket(&identity, &input.bucket, owner).await?;
+    bucket_of!(gateway, identity, input)?;
     let Object { file, attrs } = resolve(gateway, &input.bucket, &input.key).await?;
     let wanted = |name: &str| {
         input

@@ -16,7 +16,7 @@ use s3s::{
     s3_error,
 };
 
-use super::{NULL_VERSION, answer, owner, page_count, page_limit, signed};
+use super::{NULL_VERSION, answer, bucket_of, owner, page_count, page_limit, signed};
 use crate::{
     auth::identity,
     checksum::Algorithm,
@@ -89,6 +89,27 @@ impl Encoding {
     }
 }
 
+/// What all listings ask.
+struct Asked {
+    prefix: Option<String>,
+    delimiter: Option<String>,
+    limit: u32,
+    encoding: Encoding,
+}
+
+/// Reads the fields that all listings have.
+macro_rules! asked {
+    ($input:expr) => {
+        Asked {
+            prefix: $input.prefix,
+            // An empty delimiter is none.
+            delimiter: $input.delimiter.filter(|delimiter| !delimiter.is_empty()),
+            limit: page_limit($input.max_keys, "max-keys")?,
+            encoding: Encoding::of($input.encoding_type.as_ref())?,
+        }
+    };
+}
+
 /// Rows of a page, apart, and where it ends.
 struct Rows {
     objects: Vec<ListedObject>,
@@ -97,53 +118,53 @@ struct Rows {
     truncated: bool,
 }
 
-async fn page(
-    gateway: &Gateway,
-    bucket: &str,
-    prefix: Option<&String>,
-    delimiter: Option<&String>,
-    after: String,
-    limit: u32,
-    encoding: Encoding,
-) -> S3Result<Rows> {
-    let page = if limit == 0 {
-        // S3 answers an empty page that claims to be complete.
-        ListPage {
-            rows: Vec::new(),
-            truncated: false,
-        }
-    } else {
-        let message = ListObjects {
-            bucket: bucket.to_owned(),
-            prefix: prefix.cloned().unwrap_or_default(),
-            after,
-            delimiter: delimiter.cloned().unwrap_or_default(),
-            limit,
+impl Asked {
+    /// Asks for the page after a row.
+    async fn page(&self, gateway: &Gateway, bucket: &str, after: String) -> S3Result<Rows> {
+        let page = if self.limit == 0 {
+            // S3 answers an empty page that claims to be complete.
+            ListPage {
+                rows: Vec::new(),
+                truncated: false,
+            }
+        } else {
+            let message = ListObjects {
+                bucket: bucket.to_owned(),
+                prefix: self.prefix.clone().unwrap_or_default(),
+                after,
+                delimiter: self.delimiter.clone().unwrap_or_default(),
+                limit: self.limit,
+            };
+            let page = gateway.client.call(&message).await;
+            page.map_err(|error| from_fs(error, Subject::Bucket))?
         };
-        let page = gateway.client.call(&message).await;
-        page.map_err(|error| from_fs(error, Subject::Bucket))?
-    };
-    let last = page.rows.last().map(|row| match row {
-        Listed::Object { object } => object.key.clone(),
-        Listed::Prefix { prefix } => prefix.clone(),
-    });
-    let (mut objects, mut prefixes) = (Vec::new(), Vec::new());
-    for row in page.rows {
-        match row {
-            Listed::Object { object } => objects.push(object),
-            Listed::Prefix { prefix } => {
-                prefixes.push(CommonPrefix {
-                    prefix: Some(encoding.text(prefix)),
-                });
+        let last = page.rows.last().map(|row| match row {
+            Listed::Object { object } => object.key.clone(),
+            Listed::Prefix { prefix } => prefix.clone(),
+        });
+        let (mut objects, mut prefixes) = (Vec::with_capacity(page.rows.len()), Vec::new());
+        for row in page.rows {
+            match row {
+                Listed::Object { object } => objects.push(object),
+                Listed::Prefix { prefix } => {
+                    prefixes.push(CommonPrefix {
+                        prefix: Some(self.encoding.text(prefix)),
+                    });
+                }
             }
         }
+        Ok(Rows {
+            objects,
+            prefixes,
+            last,
+            truncated: page.truncated,
+        })
     }
-    Ok(Rows {
-        objects,
-        prefixes,
-        last,
-        truncated: page.truncated,
-    })
+}
+
+/// Returns the page limit as answers repeat it.
+fn max_keys(limit: u32) -> i32 {
+    page_count(usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
 fn checksum_algorithms(names: &[String]) -> Option<Vec<ChecksumAlgorithm>> {
@@ -171,46 +192,29 @@ fn listed(object: ListedObject, encoding: Encoding, owner: Option<&Owner>) -> Ob
     }
 }
 
-/// An empty delimiter is none.
-fn delimiter(asked: Option<String>) -> Option<String> {
-    asked.filter(|delimiter| !delimiter.is_empty())
-}
-
 pub(crate) async fn v1(
     gateway: &Gateway,
     request: S3Request<ListObjectsInput>,
 ) -> S3Result<S3Response<ListObjectsOutput>> {
     let identity = identity(&request)?;
     let input = request.input;
-    let encoding = Encoding::of(input.encoding_type.as_ref())?;
-    let limit = page_limit(input.max_keys, "max-keys")?;
-    let delimiter = delimiter(input.delimiter);
-    let expected = input.expected_bucket_owner.as_deref();
-    let bucket = gateway.bucket(&identity, &input.bucket, expected).await?;
+    let asked = asked!(input);
+    let bucket = bucket_of!(gateway, identity, input)?;
     let after = input.marker.clone().unwrap_or_default();
-    let (prefix, name) = (input.prefix, input.bucket);
-    let rows = page(
-        gateway,
-        &name,
-        prefix.as_ref(),
-        delimiter.as_ref(),
-        after,
-        limit,
-        encoding,
-    )
-    .await?;
+    let rows = asked.page(gateway, &input.bucket, after).await?;
+    let encoding = asked.encoding;
     let owner = owner(&bucket.owner);
     // As S3: without a delimiter, clients go on after the last key.
-    let next = if rows.truncated && delimiter.is_some() {
+    let next = if rows.truncated && asked.delimiter.is_some() {
         rows.last
     } else {
         None
     };
     answer(ListObjectsOutput {
-        name: Some(name),
-        prefix: Some(encoding.text(prefix.unwrap_or_default())),
+        name: Some(input.bucket),
+        prefix: Some(encoding.text(asked.prefix.unwrap_or_default())),
         marker: Some(encoding.text(input.marker.unwrap_or_default())),
-        max_keys: Some(page_count(usize::try_from(limit).unwrap_or(usize::MAX))),
+        max_keys: Some(max_keys(asked.limit)),
         is_truncated: Some(rows.truncated),
         contents: Some(
             rows.objects
@@ -219,7 +223,7 @@ pub(crate) async fn v1(
                 .collect(),
         ),
         common_prefixes: Some(rows.prefixes),
-        delimiter: encoding.opt(delimiter),
+        delimiter: encoding.opt(asked.delimiter),
         next_marker: encoding.opt(next),
         encoding_type: input.encoding_type,
         request_charged: None,
@@ -232,27 +236,15 @@ pub(crate) async fn v2(
 ) -> S3Result<S3Response<ListObjectsV2Output>> {
     let identity = identity(&request)?;
     let input = request.input;
-    let encoding = Encoding::of(input.encoding_type.as_ref())?;
-    let limit = page_limit(input.max_keys, "max-keys")?;
-    let delimiter = delimiter(input.delimiter);
+    let asked = asked!(input);
     // A token goes before start-after: it is where a page after that one ended.
     let after = match input.continuation_token.as_deref() {
         Some(token) if !token.is_empty() => decode_token(token)?,
         _ => input.start_after.clone().unwrap_or_default(),
     };
-    let expected = input.expected_bucket_owner.as_deref();
-    let bucket = gateway.bucket(&identity, &input.bucket, expected).await?;
-    let (prefix, name) = (input.prefix, input.bucket);
-    let rows = page(
-        gateway,
-        &name,
-        prefix.as_ref(),
-        delimiter.as_ref(),
-        after,
-        limit,
-        encoding,
-    )
-    .await?;
+    let bucket = bucket_of!(gateway, identity, input)?;
+    let rows = asked.page(gateway, &input.bucket, after).await?;
+    let encoding = asked.encoding;
     let owner = (input.fetch_owner == Some(true)).then(|| owner(&bucket.owner));
     let count = page_count(rows.objects.len() + rows.prefixes.len());
     let next = if rows.truncated {
@@ -261,9 +253,9 @@ pub(crate) async fn v2(
         None
     };
     answer(ListObjectsV2Output {
-        name: Some(name),
-        prefix: Some(encoding.text(prefix.unwrap_or_default())),
-        max_keys: Some(page_count(usize::try_from(limit).unwrap_or(usize::MAX))),
+        name: Some(input.bucket),
+        prefix: Some(encoding.text(asked.prefix.unwrap_or_default())),
+        max_keys: Some(max_keys(asked.limit)),
         key_count: Some(count),
         continuation_token: input.continuation_token,
         is_truncated: Some(rows.truncated),
@@ -275,7 +267,7 @@ pub(crate) async fn v2(
                 .collect(),
         ),
         common_prefixes: Some(rows.prefixes),
-        delimiter: encoding.opt(delimiter),
+        delimiter: encoding.opt(asked.delimiter),
         encoding_type: input.encoding_type,
         start_after: encoding.opt(input.start_after),
         request_charged: None,
@@ -288,27 +280,15 @@ pub(crate) async fn versions(
 ) -> S3Result<S3Response<ListObjectVersionsOutput>> {
     let identity = identity(&request)?;
     let input = request.input;
-    let encoding = Encoding::of(input.encoding_type.as_ref())?;
-    let limit = page_limit(input.max_keys, "max-keys")?;
-    let delimiter = delimiter(input.delimiter);
+    let asked = asked!(input);
     match input.version_id_marker.as_deref() {
         None | Some("" | NULL_VERSION) => {}
         Some(_) => return Err(not_implemented("versioning")),
     }
-    let expected = input.expected_bucket_owner.as_deref();
-    let bucket = gateway.bucket(&identity, &input.bucket, expected).await?;
+    let bucket = bucket_of!(gateway, identity, input)?;
     let after = input.key_marker.clone().unwrap_or_default();
-    let (prefix, name) = (input.prefix, input.bucket);
-    let rows = page(
-        gateway,
-        &name,
-        prefix.as_ref(),
-        delimiter.as_ref(),
-        after,
-        limit,
-        encoding,
-    )
-    .await?;
+    let rows = asked.page(gateway, &input.bucket, after).await?;
+    let encoding = asked.encoding;
     let owner = owner(&bucket.owner);
     let next = if rows.truncated { rows.last } else { None };
     let storage_class = ObjectVersionStorageClass::STANDARD;
@@ -331,15 +311,15 @@ pub(crate) async fn versions(
     answer(ListObjectVersionsOutput {
         versions: Some(versions.collect()),
         common_prefixes: Some(rows.prefixes),
-        delimiter: encoding.opt(delimiter),
+        delimiter: encoding.opt(asked.delimiter),
         encoding_type: input.encoding_type,
         is_truncated: Some(rows.truncated),
         key_marker: Some(encoding.text(input.key_marker.unwrap_or_default())),
-        max_keys: Some(page_count(usize::try_from(limit).unwrap_or(usize::MAX))),
-        name: Some(name),
+        max_keys: Some(max_keys(asked.limit)),
+        name: Some(input.bucket),
         next_version_id_marker: next.as_ref().map(|_| NULL_VERSION.to_owned()),
         next_key_marker: encoding.opt(next),
-        prefix: Some(encoding.text(prefix.unwrap_or_default())),
+        prefix: Some(encoding.text(asked.prefix.unwrap_or_default())),
         version_id_marker: input.version_id_marker,
         ..Default::default()
     })

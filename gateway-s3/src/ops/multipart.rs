@@ -25,7 +25,7 @@ use s3s::{
 };
 
 use super::{
-    answer, check_key, content_headers, copy, get,
+    answer, bucket_of, check_key, content_headers, copy, get,
     list::Encoding,
     metadata_pairs, owner, page_count, page_limit,
     put::{BodyFacts, drain, receive, settle},
@@ -66,13 +66,7 @@ pub(crate) async fn create(
         ));
     }
     let checksum_type = algorithm.multipart_type(asked_type)?;
-    gateway
-        .bucket(
-            &identity,
-            &input.bucket,
-            input.expected_bucket_owner.as_deref(),
-        )
-        .await?;
+    bucket_of!(gateway, identity, input)?;
     let message = CreateUpload {
         bucket: input.bucket.clone(),
         key: input.key.clone(),
@@ -181,13 +175,7 @@ async fn prepare_part(
         sse_customer_key: "server-side encryption",
     );
     let number = part_number(input.part_number)?;
-    gateway
-        .bucket(
-            &identity,
-            &input.bucket,
-            input.expected_bucket_owner.as_deref(),
-        )
-        .await?;
+    bucket_of!(gateway, identity, input)?;
     let upload = find(gateway, &input.bucket, &input.key, &input.upload_id).await?;
     let always: Vec<Algorithm> = algorithm(&upload).into_iter().collect();
     let facts = BodyFacts::new(
@@ -239,13 +227,7 @@ pub(crate) async fn part_copy(
     );
     let number = part_number(input.part_number)?;
     let (source_bucket, source_key) = copy::source(&input.copy_source)?;
-    gateway
-        .bucket(
-            &identity,
-            &input.bucket,
-            input.expected_bucket_owner.as_deref(),
-        )
-        .await?;
+    bucket_of!(gateway, identity, input)?;
     let owner = input.expected_source_bucket_owner.as_deref();
     gateway.bucket(&identity, source_bucket, owner).await?;
     let object = get::resolve(gateway, source_bucket, source_key).await?;
@@ -422,13 +404,7 @@ pub(crate) async fn complete(
         parts.push((part_number(number)?, etag.value().to_owned()));
     }
     let conditions = etag::write_conditions(input.if_match.as_ref(), input.if_none_match.as_ref())?;
-    gateway
-        .bucket(
-            &identity,
-            &input.bucket,
-            input.expected_bucket_owner.as_deref(),
-        )
-        .await?;
+    bucket_of!(gateway, identity, input)?;
     let mut checksums = Pairs::new();
     let mut checksum_type = String::new();
     // Without the upload this may be the repetition of a completion that succeeded: the transaction knows.
@@ -521,13 +497,7 @@ pub(crate) async fn abort(
     let identity = identity(&request)?;
     let input = request.input;
     refuse!(input; if_match_initiated_time: "aborting under a condition on the time");
-    gateway
-        .bucket(
-            &identity,
-            &input.bucket,
-            input.expected_bucket_owner.as_deref(),
-        )
-        .await?;
+    bucket_of!(gateway, identity, input)?;
     let message = AbortUpload {
         bucket: input.bucket,
         key: input.key,
@@ -555,8 +525,7 @@ pub(crate) async fn list_parts(
     let marker = input.part_number_marker.unwrap_or(0);
     let after = u32::try_from(marker);
     let after = after.map_err(|_| s3_error!(InvalidArgument, "a marker must not be negative"))?;
-    let expected = input.expected_bucket_owner.as_deref();
-    let bucket = gateway.bucket(&identity, &input.bucket, expected).await?;
+    let bucket = bucket_of!(gateway, identity, input)?;
     let message = meta::ListParts {
         bucket: input.bucket.clone(),
         key: input.key.clone(),
@@ -627,8 +596,7 @@ pub(crate) async fn list_uploads(
     let key_marker = input.key_marker.unwrap_or_default();
     // As S3: an upload marker without a key marker means nothing.
     let upload_marker = input.upload_id_marker.filter(|_| !key_marker.is_empty());
-    let expected = input.expected_bucket_owner.as_deref();
-    let bucket = gateway.bucket(&identity, &input.bucket, expected).await?;
+    let bucket = bucket_of!(gateway, identity, input)?;
     let skipped = common_prefix(&key_marker, &prefix, &delimiter)
         .filter(|skipped| *skipped == key_marker)
         .map(str::to_owned);

@@ -20,8 +20,8 @@ use s3s::{
 };
 
 use super::{
-    answer, check_key, content_headers, metadata_pairs, refuse, refuse_write_options, signed,
-    to_the_end,
+    answer, bucket_of, check_key, content_headers, metadata_pairs, refuse, refuse_write_options,
+    signed, to_the_end,
 };
 use crate::{
     auth::identity,
@@ -124,13 +124,7 @@ async fn prepare(gateway: &Gateway, request: &S3Request<PutObjectInput>) -> S3Re
         given!(input)?,
         &[],
     )?;
-    gateway
-        .bucket(
-            &identity,
-            &input.bucket,
-            input.expected_bucket_owner.as_deref(),
-        )
-        .await?;
+    bucket_of!(gateway, identity, input)?;
     Ok(Prepared {
         conditional_on_existing: !conditions.if_match.is_empty(),
         publish: PutObject {
