@@ -155,6 +155,21 @@ impl ChainClient {
         op: WriteOp,
         pieces: Vec<Bytes>,
     ) -> Result<WriteDone, FsError> {
+        self.write_growing(chunk, layout, op, pieces, 0).await
+    }
+
+    /// As [`Self::write`], to a chunk that is expected to reach a length: more writes follow, and it need not move for them.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub async fn write_growing(
+        &self,
+        chunk: ChunkId,
+        layout: &Layout,
+        op: WriteOp,
+        pieces: Vec<Bytes>,
+        expected_len_bytes: u32,
+    ) -> Result<WriteDone, FsError> {
         let crc = crc32c(&pieces);
         let request = RequestId(self.next_request.fetch_add(1, Ordering::Relaxed));
         let tag = WriteTag {
@@ -171,6 +186,7 @@ impl ChainClient {
                 op,
                 crc,
                 tag,
+                expected_len_bytes,
             };
             let peer = routing.peer(route.target)?;
             match call_bulk(&**peer, &message, pieces.clone(), backoff.remaining()).await {

@@ -101,6 +101,9 @@ pub struct StageWrite<'a> {
     pub crc: u32,
     /// Kept with the version, for exactly-once.
     pub tag: Option<Tag>,
+    /// Length that the chunk is expected to reach; 0: not known. Only a hint: a fresh slot is chosen for it, so that a
+    /// chunk that arrives in several writes does not move from class to class.
+    pub expected_len_bytes: u32,
 }
 
 /// The chunk as it will be once the staged version is committed.

@@ -275,6 +275,7 @@ impl Engine {
             data,
             crc,
             tag: last,
+            expected_len_bytes: 0,
         };
         let image = Arc::new(self.build_bytes(&write, None, 0, false)?);
         self.install(chunk, &row, Some(image), None)?;

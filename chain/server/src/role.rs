@@ -339,8 +339,9 @@ impl StorageRole {
             op,
             crc,
             tag,
+            expected_len_bytes,
         } = message;
-        let payload = payload(op, crc, tag, request)?;
+        let payload = payload(op, crc, tag, expected_len_bytes, request)?;
         let len_bytes = body_len(&payload.data);
         let admitted = self.admit(len_bytes, &payload).await?;
         let ticket = self.start_job()?;
@@ -374,8 +375,9 @@ impl StorageRole {
             crc,
             tag,
             version,
+            expected_len_bytes,
         } = message;
-        let payload = payload(op, crc, tag, request)?;
+        let payload = payload(op, crc, tag, expected_len_bytes, request)?;
         let ticket = self.start_job()?;
         let inbox = target
             .enter(|write| Input::Forwarded {
@@ -502,6 +504,7 @@ fn payload(
     op: WriteOp,
     crc: u32,
     tag: janusfs_wire::storage::WriteTag,
+    expected_len_bytes: u32,
     request: Request,
 ) -> Result<Payload, FsError> {
     if body_len(&request.body) > limits::RPC_BODY_MAX_BYTES as u64 {
@@ -511,6 +514,7 @@ fn payload(
         op,
         tag,
         crc,
+        expected_len_bytes,
         data: request.body,
         timeout: request.timeout,
     })

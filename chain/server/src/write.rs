@@ -27,6 +27,7 @@ pub(crate) struct Payload {
     pub(crate) op: WriteOp,
     pub(crate) tag: WriteTag,
     pub(crate) crc: u32,
+    pub(crate) expected_len_bytes: u32,
     pub(crate) data: Vec<Bytes>,
     pub(crate) timeout: Duration,
 }
@@ -43,6 +44,7 @@ impl Payload {
             op: WriteOp::Create,
             tag,
             crc: 0,
+            expected_len_bytes: 0,
             data: Vec::new(),
             timeout,
         }
@@ -176,6 +178,7 @@ impl Job {
             crc: self.payload.crc,
             tag: self.payload.tag,
             version,
+            expected_len_bytes: self.payload.expected_len_bytes,
         };
         let peer = self.role.peer(successor)?;
         let Payload { data, timeout, .. } = &self.payload;
@@ -270,6 +273,7 @@ impl Job {
                         data: &payload.data,
                         crc: payload.crc,
                         tag: Some(to_engine_tag(payload.tag)),
+                        expected_len_bytes: payload.expected_len_bytes,
                     };
                     if commit {
                         engine.stage_and_commit(&request).map(|row| row.len_bytes)

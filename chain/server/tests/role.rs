@@ -131,6 +131,7 @@ impl Node {
             op,
             crc: crc(data),
             tag,
+            expected_len_bytes: 0,
         };
         let body = vec![Bytes::copy_from_slice(data)];
         call_bulk(&*self.peer, &message, body, DEADLINE)
@@ -252,6 +253,7 @@ async fn a_bad_payload_checksum_is_refused_without_effect() {
         op: WRITE,
         crc: 1,
         tag: tag(1, 1),
+        expected_len_bytes: 0,
     };
     let body = vec![Bytes::from_static(b"damaged on the way")];
     let refused = call_bulk(&*node.peer, &message, body, DEADLINE)
@@ -294,6 +296,7 @@ async fn a_request_for_the_wrong_place_is_stale() {
             op: WRITE,
             crc: 0,
             tag: tag(1, 1),
+            expected_len_bytes: 0,
         };
         assert_eq!(
             call(&*node.peer, &write, DEADLINE).await.map(|_| ()),
@@ -322,6 +325,7 @@ async fn a_request_for_the_wrong_place_is_stale() {
         crc: 0,
         tag: tag(1, 1),
         version: ChunkVersion(1),
+        expected_len_bytes: 0,
     };
     assert_eq!(
         call(&*node.peer, &forward, DEADLINE).await.map(|_| ()),
@@ -521,6 +525,7 @@ fn write_directly(engine: &Engine, index: u32, version: u64, data: &'static [u8]
         data: &[Bytes::from_static(data)],
         crc: crc(data),
         tag: None,
+        expected_len_bytes: 0,
     };
     engine.stage(&write).unwrap();
     if commit {

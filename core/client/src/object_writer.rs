@@ -32,6 +32,7 @@ pub struct ObjectWriter {
     client: Client,
     always_blob: bool,
     size: u64,
+    expected_size: Option<u64>,
     /// Received and not yet handed to a chunk.
     pending: VecDeque<Bytes>,
     pending_bytes: u64,
@@ -60,10 +61,16 @@ impl ObjectWriter {
             client,
             always_blob,
             size: 0,
+            expected_size: None,
             pending,
             pending_bytes: 0,
             upload: None,
         }
+    }
+
+    /// Tells how long the object is expected to be, before its first byte. A hint: its chunks are placed by it.
+    pub fn expect(&mut self, size: u64) {
+        self.expected_size = Some(size);
     }
 
     /// Takes the next bytes; waits while too much is under way.
@@ -171,6 +178,7 @@ impl ObjectWriter {
             pending,
             pending_bytes,
             upload: Some(upload),
+            expected_size,
             ..
         } = self
         else {
@@ -183,7 +191,8 @@ impl ObjectWriter {
                     result?;
                 }
             }
-            upload.current = Some(start_chunk(client, chunk, upload.layout));
+            let expected_len = upload.expected_len(*expected_size, len);
+            upload.current = Some(start_chunk(client, chunk, upload.layout, expected_len));
         }
         let task = upload.current.as_mut().expect("started above");
         let Ok(slot) = task.pieces.reserve().await else {
@@ -233,6 +242,18 @@ impl Upload {
     fn next_piece(&self) -> u64 {
         let size = self.layout.chunk_size_bytes();
         PIECE_BYTES.min(size - self.at % size)
+    }
+
+    /// Returns the length that the chunk at hand will probably reach, whose first piece has `first` bytes.
+    fn expected_len(&self, size: Option<u64>, first: u64) -> u32 {
+        let chunk_size = self.layout.chunk_size_bytes();
+        let expected = match size {
+            Some(size) => size.saturating_sub(self.at).min(chunk_size),
+            // A shorter piece is the object's last one.
+            None if first < PIECE_BYTES => first,
+            None => chunk_size,
+        };
+        u32::try_from(expected).expect("a chunk is at most 64 MiB")
     }
 
     fn place(&self) -> (ChunkId, u32) {
@@ -288,14 +309,20 @@ impl fmt::Debug for ObjectWriter {
     }
 }
 
-fn start_chunk(client: &Client, chunk: ChunkId, layout: Layout) -> ChunkTask {
+fn start_chunk(client: &Client, chunk: ChunkId, layout: Layout, expected_len: u32) -> ChunkTask {
     let (pieces, mut queue) = mpsc::channel::<(u32, Vec<Bytes>)>(PIECES_WAITING);
     let inner = std::sync::Arc::clone(&client.inner);
     let handle = client.inner.spawn(async move {
         while let Some((offset, pieces)) = queue.recv().await {
             inner
                 .chains
-                .write(chunk, &layout, WriteOp::Write { offset }, pieces)
+                .write_growing(
+                    chunk,
+                    &layout,
+                    WriteOp::Write { offset },
+                    pieces,
+                    expected_len,
+                )
                 .await?;
         }
         Ok(())

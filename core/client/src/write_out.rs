@@ -23,6 +23,8 @@ use crate::{
 const CHUNKS_IN_FLIGHT: usize = 4;
 /// Chunks of one file that are copied at the same time; each is in memory whole.
 const COPIES_IN_FLIGHT: usize = 2;
+/// A write this far into a chunk is probably one of a stream that will fill it, in bytes.
+const STREAM_MIN_BYTES: u32 = 512 << 10;
 
 /// Cuts the chunks of an owned blob that lie past the file's end, then tells the service.
 pub(crate) async fn trim(client: &Inner, file: &Opened) -> Result<(), FsError> {
@@ -175,7 +177,16 @@ pub(crate) async fn write_ranges(
         .map(|(chunk, runs)| async move {
             for run in runs {
                 let op = WriteOp::Write { offset: run.offset };
-                client.chains.write(chunk, &layout, op, run.pieces).await?;
+                let expected = if run.offset < STREAM_MIN_BYTES {
+                    0
+                } else {
+                    layout.chunk_size_bytes()
+                };
+                let expected = u32::try_from(expected).expect("a chunk is at most 64 MiB");
+                client
+                    .chains
+                    .write_growing(chunk, &layout, op, run.pieces, expected)
+                    .await?;
             }
             Ok(())
         })

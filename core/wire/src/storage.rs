@@ -124,10 +124,11 @@ methods! { ServiceId::Storage;
     /// Reads committed bytes. When a pending version exists the replica asks the tail (CRAQ). `relaxed` skips that.
     1 Read { route: ChainRoute, chunk: ChunkId, offset: u32, len_bytes: u32, relaxed: bool } -> ReadDone;
     /// Writes through the chain; goes to the head. Answered once every serving replica has it in hand (promise P2);
-    /// `Sync` makes it stable. The payload is the bulk body; `crc` is its CRC32C.
-    2 Write { route: ChainRoute, chunk: ChunkId, op: WriteOp, crc: u32, tag: WriteTag } -> WriteDone;
+    /// `Sync` makes it stable. The payload is the bulk body; `crc` is its CRC32C. `expected_len_bytes` is what the chunk is
+    /// expected to grow to, or 0: a hint for where to put it.
+    2 Write { route: ChainRoute, chunk: ChunkId, op: WriteOp, crc: u32, tag: WriteTag, expected_len_bytes: u32 } -> WriteDone;
     /// Chain-internal: a predecessor passes a write on with the version the head gave it.
-    3 Forward { route: ChainRoute, chunk: ChunkId, op: WriteOp, crc: u32, tag: WriteTag, version: ChunkVersion } -> WriteDone;
+    3 Forward { route: ChainRoute, chunk: ChunkId, op: WriteOp, crc: u32, tag: WriteTag, version: ChunkVersion, expected_len_bytes: u32 } -> WriteDone;
     /// Returns when everything the chain acknowledged before is on stable storage of every serving replica. To the head.
     4 Sync { route: ChainRoute } -> ();
     /// Removes chunks of a blob with index >= `from_index`, through the chain, at most 1,024 a call; returns how many went (0: done).

@@ -233,6 +233,9 @@ pub(crate) async fn receive(
     mut facts: BodyFacts,
 ) -> S3Result<(WrittenObject, Digests)> {
     let _place = gateway.upload_place(facts.len).await?;
+    if let Some(len) = facts.len {
+        writer.expect(len);
+    }
     let mut hasher = BodyHasher::new(&facts.compute);
     let mut received = 0u64;
     if let Some(mut body) = body {

@@ -115,8 +115,14 @@ impl Payload {
             data: &self.buffers,
             crc: self.crc,
             tag: Some(tag),
+            expected_len_bytes: 0,
         }
     }
+}
+
+/// Some writers know what comes, some are wrong about it, some say nothing.
+fn foretold(version: u64) -> u32 {
+    (version % 3) as u32 * 150_000
 }
 
 fn put(engine: &Engine, version: u64, op: EngineOp, data: &[u8]) -> Result<(), EngineError> {
@@ -263,7 +269,10 @@ impl Model {
     ) -> Result<(), EngineError> {
         let known = self.chunks.get(&chunk).cloned().unwrap_or_default();
         let payload = Payload::new(data);
-        let write = payload.write(id(chunk), known.version + 1, op);
+        let write = StageWrite {
+            expected_len_bytes: foretold(known.version),
+            ..payload.write(id(chunk), known.version + 1, op)
+        };
         let bytes = reference(&known.bytes, op, data);
         match commit {
             Commit::AtOnce => {
@@ -528,7 +537,10 @@ impl History {
                 };
                 let bytes = reference(&base, op, &data);
                 let payload = Payload::new(&data);
-                let write = payload.write(id(chunk), version + 1, op);
+                let write = StageWrite {
+                    expected_len_bytes: foretold(version),
+                    ..payload.write(id(chunk), version + 1, op)
+                };
                 self.touch(chunk);
                 self.staged
                     .entry((chunk, version + 1))
@@ -773,6 +785,42 @@ fn a_flipped_bit_is_noticed_where_it_lies_and_is_not_copied() {
         .unwrap();
     engine.verify(CHUNK).unwrap();
     assert!(read_all(&engine, CHUNK) == (2, bytes));
+}
+
+#[test]
+fn a_chunk_whose_length_was_foretold_does_not_move_while_it_grows() {
+    let engine = Lab::new().open();
+    let (first, rest) = (noise(1, 70_000), noise(2, 180_000));
+    let slot = || {
+        let image = engine.row(CHUNK).unwrap().committed.unwrap();
+        image.slot.as_ref().unwrap().slot()
+    };
+    for (version, expected_len_bytes) in [(1, 250_000), (4, 0)] {
+        let payload = Payload::new(&first);
+        let write = StageWrite {
+            expected_len_bytes,
+            ..payload.write(CHUNK, version, EngineOp::Write { offset: 0 })
+        };
+        engine.stage_and_commit(&write).unwrap();
+        let before = slot();
+        put(
+            &engine,
+            version + 1,
+            EngineOp::Write { offset: 70_000 },
+            &rest,
+        )
+        .unwrap();
+        assert_eq!(slot() == before, expected_len_bytes > 0);
+        assert_eq!(read_all(&engine, CHUNK).1, [&first[..], &rest].concat());
+        // The next turn begins with a short chunk again.
+        put(
+            &engine,
+            version + 2,
+            EngineOp::Truncate { len_bytes: 0 },
+            b"",
+        )
+        .unwrap();
+    }
 }
 
 #[test]

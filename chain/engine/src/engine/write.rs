@@ -75,6 +75,8 @@ impl Engine {
         let Some(smallest) = SizeClass::for_len(len) else {
             return Err(too_large);
         };
+        let expected = u64::from(write.expected_len_bytes);
+        let fresh = SizeClass::for_len(len.max(expected)).unwrap_or(smallest);
         let (Ok(end), Ok(len)) = (u32::try_from(end), u32::try_from(len)) else {
             return Err(too_large);
         };
@@ -82,7 +84,7 @@ impl Engine {
             .filter(|image| may_append && !image.sealed && offset >= image.len)
             .and_then(|image| Some((image, image.slot.as_ref()?)))
             .filter(|(_, slot)| slot.class().size() >= len);
-        let class = append.map_or(smallest, |(_, slot)| slot.class());
+        let class = append.map_or(fresh, |(_, slot)| slot.class());
 
         let payload = PieceSums::apart(class, offset, write.data);
         if payload.crc() != write.crc {
