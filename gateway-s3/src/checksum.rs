@@ -1,25 +1,20 @@
 //! Body digests: what a client may give, what is computed and stored, and how parts' checksums make an object's.
 //!
-//! Invariants: bytes are hashed in order, whoever hashes them; hashing a large body runs on the blocking pool beside the
-//! writing, one batch in flight while the next arrives. Absent: SHA-512, MD5 and xxHash checksums (refused).
+//! Invariant: what is stored is what was computed, never what a client claims. Absent: when and where bytes are hashed
+//! (`hashing`); SHA-512, MD5 and xxHash checksums (refused).
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, checksum_combine};
 use http::HeaderMap;
-use janusfs_env::tasks;
 use janusfs_wire::meta::Pairs;
 use s3s::{
     S3Error, S3ErrorCode, S3Result,
-    crypto::{Checksum as _, Crc32, Crc32c, Crc64Nvme, Md5, Sha1, Sha256},
+    crypto::{Checksum as _, Crc32, Crc32c, Crc64Nvme, Sha1, Sha256},
     s3_error,
 };
-use tokio::task::JoinHandle;
 
-use crate::error::not_implemented;
-
-/// Bytes hashed in one go on the blocking pool; also the largest tail hashed in place.
-const BATCH_BYTES: usize = 1 << 20;
+use crate::{error::not_implemented, md5::Md5};
 
 /// The stored name of the checksum over a whole object.
 pub(crate) const FULL_OBJECT: &str = "FULL_OBJECT";
@@ -260,8 +255,9 @@ pub(crate) fn parse_content_md5(value: &str) -> S3Result<[u8; 16]> {
     raw.ok_or_else(|| S3Error::new(S3ErrorCode::InvalidDigest))
 }
 
+/// The sums of a body so far.
 #[derive(Default)]
-struct Sums {
+pub(crate) struct Sums {
     md5: Md5,
     crc32: Option<Crc32>,
     crc32c: Option<Crc32c>,
@@ -271,7 +267,7 @@ struct Sums {
 }
 
 impl Sums {
-    fn new(algorithms: &[Algorithm]) -> Self {
+    pub(crate) fn new(algorithms: &[Algorithm]) -> Self {
         let mut sums = Self::default();
         for algorithm in algorithms {
             match algorithm {
@@ -285,9 +281,26 @@ impl Sums {
         sums
     }
 
-    fn update(&mut self, batch: &[Bytes]) {
+    /// Takes the next bytes.
+    pub(crate) fn update(&mut self, batch: &[Bytes]) {
+        self.update_checksums(batch);
+        self.md5.update(batch);
+    }
+
+    /// Takes the next bytes of each of several bodies, which costs less than one after the other.
+    pub(crate) fn update_all(bodies: &mut [(&mut Self, &[Bytes])]) {
+        for (sums, batch) in &mut *bodies {
+            sums.update_checksums(batch);
+        }
+        let mut md5s: Vec<(&mut Md5, &[Bytes])> = bodies
+            .iter_mut()
+            .map(|(sums, batch)| (&mut sums.md5, *batch))
+            .collect();
+        Md5::update_all(&mut md5s);
+    }
+
+    fn update_checksums(&mut self, batch: &[Bytes]) {
         for bytes in batch {
-            self.md5.update(bytes);
             if let Some(sum) = &mut self.crc32 {
                 sum.update(bytes);
             }
@@ -306,7 +319,8 @@ impl Sums {
         }
     }
 
-    fn finish(self) -> Digests {
+    /// Returns the digests.
+    pub(crate) fn finish(self) -> Digests {
         let mut checksums = Pairs::new();
         let mut add = |algorithm: Algorithm, raw: &[u8]| {
             checksums.push((algorithm.stored().to_owned(), STANDARD.encode(raw)));
@@ -327,7 +341,7 @@ impl Sums {
             add(Algorithm::Sha256, &sum.finalize());
         }
         Digests {
-            md5: self.md5.finalize(),
+            md5: self.md5.finish(),
             checksums,
         }
     }
@@ -340,62 +354,6 @@ pub(crate) struct Digests {
     pub(crate) md5: [u8; 16],
     /// The checksums asked for, ready to be stored.
     pub(crate) checksums: Pairs,
-}
-
-/// Hashes a body as it streams by.
-pub(crate) struct BodyHasher {
-    // Exactly one of the two holds the state.
-    idle: Option<Sums>,
-    running: Option<JoinHandle<Sums>>,
-    batch: Vec<Bytes>,
-    batch_bytes: usize,
-}
-
-impl BodyHasher {
-    pub(crate) fn new(algorithms: &[Algorithm]) -> Self {
-        Self {
-            idle: Some(Sums::new(algorithms)),
-            running: None,
-            batch: Vec::new(),
-            batch_bytes: 0,
-        }
-    }
-
-    /// Takes the next bytes; waits while the batch before the last one is still being hashed.
-    pub(crate) async fn push(&mut self, bytes: Bytes) {
-        self.batch_bytes += bytes.len();
-        self.batch.push(bytes);
-        if self.batch_bytes < BATCH_BYTES {
-            return;
-        }
-        let mut sums = self.settle().await;
-        let batch = std::mem::take(&mut self.batch);
-        self.batch_bytes = 0;
-        self.running = Some(tasks::spawn(tasks::blocking(move || {
-            sums.update(&batch);
-            sums
-        })));
-    }
-
-    async fn settle(&mut self) -> Sums {
-        match self.running.take() {
-            None => self.idle.take().unwrap_or_default(),
-            Some(running) => match running.await {
-                Ok(sums) => sums,
-                Err(error) => match error.try_into_panic() {
-                    Ok(panic) => std::panic::resume_unwind(panic),
-                    Err(error) => panic!("hashing was cancelled by the runtime's end: {error}"),
-                },
-            },
-        }
-    }
-
-    /// Hashes the tail in place (less than a batch) and returns the digests.
-    pub(crate) async fn finish(mut self) -> Digests {
-        let mut sums = self.settle().await;
-        sums.update(&self.batch);
-        sums.finish()
-    }
 }
 
 /// Computes the full-object CRC of parts laid end to end, each given by its CRC in base64 and length.
@@ -536,30 +494,5 @@ mod tests {
                 .multipart_type(Some(COMPOSITE))
                 .is_err()
         );
-    }
-
-    #[test]
-    fn batches_on_the_pool_hash_like_one_piece() {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .build()
-            .unwrap();
-        let data = Bytes::from(
-            (0..3_500_000u32)
-                .map(|i| u8::try_from(i % 253).unwrap())
-                .collect::<Vec<u8>>(),
-        );
-        let piece = data.clone();
-        let hashed = async move {
-            let mut hasher = BodyHasher::new(&[Algorithm::Crc64Nvme]);
-            for start in (0..piece.len()).step_by(300_000) {
-                hasher
-                    .push(piece.slice(start..piece.len().min(start + 300_000)))
-                    .await;
-            }
-            hasher.finish().await
-        };
-        let digests = runtime.block_on(async { tasks::spawn(hashed).await.unwrap() });
-        assert_eq!(digests, digest(&[Algorithm::Crc64Nvme], &data));
     }
 }

@@ -7,13 +7,16 @@
 //! Invariants: an object gets its name in one metadata transaction, after its whole body has arrived and every digest
 //! the client gave agreed; a request that asks for something absent is answered `NotImplemented`, never served without it.
 //!
-//! Reading order: `server`, `service`, `auth`, `namespace`, `ops/`, then the pure parts `error`, `etag`, `checksum`.
+//! Reading order: `server`, `service`, `auth`, `namespace`, `ops/`, `hashing`, then the pure parts `error`, `etag`,
+//! `checksum`, `md5`.
 #![forbid(unsafe_code)]
 
 mod auth;
 mod checksum;
 mod error;
 mod etag;
+mod hashing;
+mod md5;
 mod namespace;
 mod ops;
 mod server;

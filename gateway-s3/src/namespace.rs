@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -18,6 +19,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::{
     auth::Identity,
     error::{Subject, s3_error as from_fs},
+    hashing::Hashing,
 };
 
 /// For how long a bucket is believed without asking again, in milliseconds.
@@ -39,6 +41,8 @@ pub(crate) struct Gateway {
     pub(crate) region: Option<String>,
     buckets: Mutex<HashMap<String, (Instant, Bucket)>>,
     uploads: Semaphore,
+    /// Hashes the bodies of uploads.
+    pub(crate) hashing: Arc<Hashing>,
 }
 
 impl Gateway {
@@ -48,6 +52,7 @@ impl Gateway {
             region,
             buckets: Mutex::new(HashMap::new()),
             uploads: Semaphore::new(UPLOADS_MAX),
+            hashing: Hashing::new(),
         }
     }
 

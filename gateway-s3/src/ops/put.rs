@@ -26,11 +26,11 @@ use super::{
 use crate::{
     auth::identity,
     checksum::{
-        Algorithm, BodyHasher, Digests, FULL_OBJECT, Given, announced, given, parse_content_md5,
-        set_checksums,
+        Algorithm, Digests, FULL_OBJECT, Given, announced, given, parse_content_md5, set_checksums,
     },
     error::{Subject, not_implemented, s3_error as from_fs},
     etag,
+    hashing::BodyHasher,
     namespace::Gateway,
 };
 
@@ -236,7 +236,7 @@ pub(crate) async fn receive(
     if let Some(len) = facts.len {
         writer.expect(len);
     }
-    let mut hasher = BodyHasher::new(&facts.compute);
+    let mut hasher = BodyHasher::new(&gateway.hashing, &facts.compute);
     let mut received = 0u64;
     if let Some(mut body) = body {
         while let Some(bytes) = next(&mut body).await? {
