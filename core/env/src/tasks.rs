@@ -75,6 +75,23 @@ where
     }
 }
 
+/// Runs a future where it [`may_block`]: in place, or else on one thread of the blocking pool, so that each of its many
+/// short waits for a disk costs no hop.
+///
+/// # Panics
+/// Passes on a panic of the future.
+pub async fn where_blocking<F>(future: F) -> F::Output
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    if may_block() {
+        return future.await;
+    }
+    let handle = Handle::current();
+    blocking(move || block_on(&handle, future)).await
+}
+
 struct Unpark(Thread);
 
 impl Wake for Unpark {
@@ -119,6 +136,9 @@ mod tests {
         assert!(block_on(runtime.handle(), async { may_block() }));
         let on_worker = runtime.block_on(async { spawn(async { may_block() }).await.unwrap() });
         assert!(!on_worker);
+        let moved =
+            runtime.block_on(async { spawn(where_blocking(async { may_block() })).await.unwrap() });
+        assert!(moved);
         let name = runtime.block_on(async {
             spawn(blocking(|| std::thread::current().id()))
                 .await

@@ -287,12 +287,14 @@ async fn remove_empty_parents(
     place: &Place,
     now_ns: i64,
 ) -> Result<(), MetaError> {
+    let mut removed = &path.file;
     for (depth, name) in path.directories.iter().enumerate().rev() {
         let (parent, id) = (place.chain[depth], place.chain[depth + 1]);
         let mut directory = inode::load(txn, id).await?;
-        if directory.explicit || !dentry::is_empty(txn, id).await? {
+        if directory.explicit || !dentry::is_empty_without(txn, id, removed).await? {
             return Ok(());
         }
+        removed = name;
         tree::unlink_entry(txn, parent, name, now_ns);
         tree::drop_link(txn, &mut directory, now_ns).await?;
     }

@@ -126,3 +126,16 @@ pub(crate) async fn is_empty(txn: &mut impl Txn, parent: InodeId) -> Result<bool
         .await?
         .is_empty())
 }
+
+/// As [`is_empty`], asked after `name` was removed: looks from there on first. Who removes many names does it in their order,
+/// and a store passes over the rows that are gone one by one.
+pub(crate) async fn is_empty_without(
+    txn: &mut impl Txn,
+    parent: InodeId,
+    name: &DentryName,
+) -> Result<bool, MetaError> {
+    let prefix = key(parent, b"");
+    let name = key(parent, name.stored());
+    let behind = txn.range(&name, &prefix_end(&prefix), 1).await?;
+    Ok(behind.is_empty() && txn.range(&prefix, &name, 1).await?.is_empty())
+}
