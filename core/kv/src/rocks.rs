@@ -417,9 +417,7 @@ impl ReadView {
     }
 
     fn read(&self, key: &[u8], tier: ReadTier) -> Result<Option<Bytes>, rocksdb::Error> {
-        let mut options = ReadOptions::default();
-        options.set_read_tier(tier);
-        let value = self.snapshot.get().get_pinned_opt(key, options)?;
+        let value = self.snapshot.look_up(key, tier)?;
         Ok(value.map(|value| Bytes::copy_from_slice(&value)))
     }
 

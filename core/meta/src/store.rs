@@ -69,6 +69,23 @@ pub(crate) fn encode<W: Wire>(value: &W) -> Bytes {
 
 /// Decodes a value of version 1; `what` names the record kind in errors.
 pub(crate) fn decode<W: Wire>(what: &str, bytes: &[u8]) -> Result<W, MetaError> {
+    decode_from(what, bytes, |mut input| {
+        let value = W::get(&mut input)?;
+        input.finish()?;
+        Ok(value)
+    })
+}
+
+/// Decodes what a value of version 1 begins with, and passes over the rest.
+pub(crate) fn decode_start<W: Wire>(what: &str, bytes: &[u8]) -> Result<W, MetaError> {
+    decode_from(what, bytes, |mut input| W::get(&mut input))
+}
+
+fn decode_from<W>(
+    what: &str,
+    bytes: &[u8],
+    get: impl FnOnce(Decoder<'_>) -> Result<W, DecodeError>,
+) -> Result<W, MetaError> {
     let inner = || {
         let mut input = Decoder::new(bytes);
         match u8::get(&mut input)? {
@@ -80,9 +97,7 @@ pub(crate) fn decode<W: Wire>(what: &str, bytes: &[u8]) -> Result<W, MetaError> 
                 });
             }
         }
-        let value = W::get(&mut input)?;
-        input.finish()?;
-        Ok(value)
+        get(input)
     };
     inner().map_err(|error| corrupt(what, error))
 }

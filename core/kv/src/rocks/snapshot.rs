@@ -7,24 +7,52 @@
     reason = "the snapshot borrows the database that it is kept with"
 )]
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use rocksdb::{DB, Snapshot};
+use rocksdb::{DB, DBPinnableSlice, ReadOptions, ReadTier, Snapshot};
 
 /// A snapshot together with its database.
 pub(super) struct OwnedSnapshot {
-    // Dropped first: fields are dropped in their order.
+    // Fields are dropped in their order: what names the snapshot, the snapshot, its database.
+    /// Made once: a transaction of many look-ups would pay for them with each.
+    from_memory: OnceLock<ReadOptions>,
+    from_anywhere: OnceLock<ReadOptions>,
     snapshot: Snapshot<'static>,
-    _db: Arc<DB>,
+    db: Arc<DB>,
 }
 
 impl OwnedSnapshot {
     pub(super) fn new(db: Arc<DB>) -> Self {
         let snapshot = db.snapshot();
-        // SAFETY: the snapshot borrows the `DB` inside the `Arc`, which does not move and lives as long as `_db`; `_db`
+        // SAFETY: the snapshot borrows the `DB` inside the `Arc`, which does not move and lives as long as `db`; `db`
         // is dropped after `snapshot` and never handed out, and `get` lends the snapshot for the life of `self` only.
         let snapshot = unsafe { std::mem::transmute::<Snapshot<'_>, Snapshot<'static>>(snapshot) };
-        Self { snapshot, _db: db }
+        Self {
+            from_memory: OnceLock::new(),
+            from_anywhere: OnceLock::new(),
+            snapshot,
+            db,
+        }
+    }
+
+    /// Looks a key up.
+    pub(super) fn look_up(
+        &self,
+        key: &[u8],
+        tier: ReadTier,
+    ) -> Result<Option<DBPinnableSlice<'_>>, rocksdb::Error> {
+        let options = if tier == ReadTier::BlockCache {
+            &self.from_memory
+        } else {
+            &self.from_anywhere
+        };
+        let options = options.get_or_init(|| {
+            let mut options = ReadOptions::default();
+            options.set_read_tier(tier);
+            options.set_snapshot(&self.snapshot);
+            options
+        });
+        self.db.get_pinned_opt(key, options)
     }
 
     pub(super) fn get<'a>(&'a self) -> &'a Snapshot<'a> {

@@ -1,13 +1,13 @@
 //! `ListObjects`: one ordered walk with seeks, straight off the rows (the design, section 5).
 //!
 //! What is listed: regular files under their key; a directory that `mkdir` made and that has no row as `dir/`. Not
-//! listed: symlinks and special files, implicit directories without a key. A page costs its rows, an inode and an
-//! attribute read for each object, and one read for each common prefix, whatever is around or below them. A page is
-//! one snapshot.
+//! listed: symlinks and special files, implicit directories without a key. A page costs its rows, an inode read for each
+//! object, an attribute read for each run of objects that were made one after the other, and one read for each common
+//! prefix, whatever is around or below them. A page is one snapshot.
 
 use janusfs_kv::{Durability, Kv, Txn, run};
-use janusfs_types::{Attr, FileKind, FsError, limits};
-use janusfs_wire::meta::{ListObjects, ListPage, Listed, ListedObject};
+use janusfs_types::{Attr, FileKind, FsError, InodeId, limits};
+use janusfs_wire::meta::{ListObjects, ListPage, Listed, ListedObject, ObjectAttrs};
 
 use super::{
     attrs, bucket,
@@ -22,6 +22,9 @@ use crate::{
 
 /// Fewest rows that a listing reads at a time.
 const PAGE_ROWS_MIN: u32 = 16;
+/// Inode numbers between two objects of a page whose attributes are read together: a row passed over costs a fraction of
+/// a look-up.
+const RUN_GAP_MAX: u64 = 4;
 
 struct Listing<'c> {
     call: &'c ListObjects,
@@ -29,6 +32,8 @@ struct Listing<'c> {
     limit: usize,
     page: ListPage,
     last_group: String,
+    /// Objects of the page that are not described yet: what they are and their rows.
+    bare: Vec<(InodeId, usize)>,
 }
 
 impl<K: Kv> Meta<K> {
@@ -63,6 +68,7 @@ impl<K: Kv> Meta<K> {
                         truncated: false,
                     },
                     last_group: String::new(),
+                    bare: Vec::new(),
                 };
                 while let Some(row) = walk.next(txn).await? {
                     listing.visit(txn, &mut walk, &row).await?;
@@ -70,6 +76,7 @@ impl<K: Kv> Meta<K> {
                         break;
                     }
                 }
+                listing.describe(txn).await?;
                 Ok(listing.page)
             })
         })
@@ -200,29 +207,72 @@ impl Listing<'_> {
         if !self.has_room() {
             return Ok(());
         }
-        let Some(record) = inode::get_snapshot(txn, row.child).await? else {
-            return Err(FsError::Corrupt(format!("{} has an entry but no row", row.child)).into());
+        let mut object = ListedObject {
+            key,
+            size: 0,
+            modified_ns: 0,
+            etag: String::new(),
+            checksum_algorithms: Vec::new(),
+            checksum_type: String::new(),
         };
-        let (attr, attrs) = if row.is_directory() {
-            let attr = tree::attr_of(txn, record.attr).await?;
-            (
-                Attr { size: 0, ..attr },
-                attrs::of_directory(attr.data_version),
-            )
+        if row.is_directory() {
+            let attr = inode::attr_snapshot(txn, row.child).await?;
+            let attr = tree::attr_of(txn, attr.ok_or_else(|| no_row(row.child))?).await?;
+            let attrs = attrs::of_directory(attr.data_version);
+            describe(&mut object, &Attr { size: 0, ..attr }, attrs);
         } else {
-            let stored = object::get_snapshot(txn, row.child).await?;
-            (record.attr, attrs::current(&record.attr, stored))
-        };
-        self.page.rows.push(Listed::Object {
-            object: ListedObject {
-                key,
-                size: attr.size,
-                modified_ns: attr.times.modified_ns,
-                etag: attrs.etag,
-                checksum_algorithms: attrs.checksums.into_iter().map(|(name, _)| name).collect(),
-                checksum_type: attrs.checksum_type,
-            },
-        });
+            self.bare.push((row.child, self.page.rows.len()));
+        }
+        self.page.rows.push(Listed::Object { object });
         Ok(())
     }
+
+    /// Fills in what the rows of objects do not say themselves.
+    async fn describe(&mut self, txn: &mut impl Txn) -> Result<(), MetaError> {
+        self.bare.sort_unstable();
+        let mut described = Vec::with_capacity(self.bare.len());
+        for run in self
+            .bare
+            .chunk_by(|(one, _), (next, _)| next.0 - one.0 <= RUN_GAP_MAX)
+        {
+            let ends = (run[0].0, run[run.len() - 1].0);
+            let mut stored = object::scan_snapshot(txn, ends.0, ends.1)
+                .await?
+                .into_iter()
+                .peekable();
+            for (at, (id, row)) in run.iter().enumerate() {
+                while stored.next_if(|(other, _)| other < id).is_some() {}
+                // A file of two names is here twice.
+                let again = run.get(at + 1).is_some_and(|(next, _)| next == id);
+                let attrs = if again {
+                    stored.peek().filter(|(other, _)| other == id).cloned()
+                } else {
+                    stored.next_if(|(other, _)| other == id)
+                };
+                described.push((*id, *row, attrs.map(|(_, attrs)| attrs)));
+            }
+        }
+        // In the order of their rows, so that each look-up begins where the last one ended.
+        described.sort_unstable_by_key(|(id, _, _)| id.0.swap_bytes());
+        for (id, row, stored) in described {
+            let attr = inode::attr_snapshot(txn, id).await?;
+            let attr = attr.ok_or_else(|| no_row(id))?;
+            if let Listed::Object { object } = &mut self.page.rows[row] {
+                describe(object, &attr, attrs::current(&attr, stored));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn no_row(id: InodeId) -> FsError {
+    FsError::Corrupt(format!("{id} has an entry but no row"))
+}
+
+fn describe(object: &mut ListedObject, attr: &Attr, attrs: ObjectAttrs) {
+    object.size = attr.size;
+    object.modified_ns = attr.times.modified_ns;
+    object.etag = attrs.etag;
+    object.checksum_algorithms = attrs.checksums.into_iter().map(|(name, _)| name).collect();
+    object.checksum_type = attrs.checksum_type;
 }

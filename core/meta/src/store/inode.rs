@@ -8,7 +8,7 @@ use janusfs_kv::Txn;
 use janusfs_types::{Attr, Content, Extent, FsError, InodeId};
 use janusfs_wire::{DecodeError, Decoder, Encoder, Wire};
 
-use super::{decode, encode, key, prefix_end, scan_all};
+use super::{decode, decode_start, encode, key, prefix_end, scan_all};
 use crate::MetaError;
 
 /// Most extents in one row: 500 take about 20 kB, a fifth of a value's limit.
@@ -137,6 +137,16 @@ pub(crate) async fn get_snapshot(
         .map(|value| decode::<Row>("INOD", &value))
         .transpose()?
         .map(|row| row.record))
+}
+
+/// Reads the attributes of an inode alone, without conflicting.
+pub(crate) async fn attr_snapshot(
+    txn: &mut impl Txn,
+    id: InodeId,
+) -> Result<Option<Attr>, MetaError> {
+    let value = txn.get_snapshot(&row_key(id)).await?;
+    // A row begins with them; the rest, perhaps a page of inline bytes, is not looked at.
+    value.map(|value| decode_start("INOD", &value)).transpose()
 }
 
 /// Reads back an `INOD` row of a scan; the extents of a long file are not with it, their row count is.

@@ -4,7 +4,7 @@ use janusfs_kv::Txn;
 use janusfs_types::InodeId;
 use janusfs_wire::meta::ObjectAttrs;
 
-use super::{decode, encode, key};
+use super::{decode, encode, key, key_after, key_u64};
 use crate::MetaError;
 
 pub(crate) const KIND: &[u8; 4] = b"OBJA";
@@ -24,15 +24,18 @@ pub(crate) async fn load(
         .transpose()
 }
 
-/// Reads the attributes of an object without conflicting.
-pub(crate) async fn get_snapshot(
+/// Reads the attributes of the objects from `first` to `last`, in order, without conflicting.
+pub(crate) async fn scan_snapshot(
     txn: &mut impl Txn,
-    id: InodeId,
-) -> Result<Option<ObjectAttrs>, MetaError> {
-    txn.get_snapshot(&row_key(id))
-        .await?
-        .map(|value| decode("OBJA", &value))
-        .transpose()
+    first: InodeId,
+    last: InodeId,
+) -> Result<Vec<(InodeId, ObjectAttrs)>, MetaError> {
+    let rows = txn
+        .range_snapshot(&row_key(first), &key_after(&row_key(last)), u32::MAX)
+        .await?;
+    rows.iter()
+        .map(|(key, value)| Ok((InodeId(key_u64("OBJA", key, 4)?), decode("OBJA", value)?)))
+        .collect()
 }
 
 /// Writes the attributes of an object.
