@@ -238,15 +238,12 @@ fn unmount_by_helper(mountpoint: PathBuf) -> Result<(), MountError> {
 /// Checks the mount point and clears a dead mount off it; returns its absolute path.
 fn prepare(path: &Path) -> Result<PathBuf, MountError> {
     let mountpoint = absolute(path)?;
-    let metadata = match fs::metadata(&mountpoint) {
-        Err(error) if error.raw_os_error() == Some(Errno::NOTCONN.raw_os_error()) => {
-            tracing::info!(mountpoint = %mountpoint.display(), "detaching a mount whose process is gone");
-            detach(&mountpoint)?;
-            fs::metadata(&mountpoint)
-        }
-        other => other,
-    };
-    match metadata {
+    // Not `stat`, which the kernel answers from its cache for a while after the process has died.
+    if matches!(rustix::fs::statfs(&mountpoint), Err(Errno::NOTCONN)) {
+        tracing::info!(mountpoint = %mountpoint.display(), "detaching a mount whose process is gone");
+        detach(&mountpoint)?;
+    }
+    match fs::metadata(&mountpoint) {
         Ok(metadata) if !metadata.is_dir() => return Err(MountError::NotDirectory(mountpoint)),
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
