@@ -10,6 +10,7 @@ use std::{
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use aws_sdk_s3::Client;
@@ -143,6 +144,47 @@ async fn what_one_mount_changes_the_other_sees_at_once() {
         assert_eq!(size(&watcher.join(&new)), None);
         assert_eq!(fs::read_dir(watcher).unwrap().count(), 0);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_renamed_into_place_is_forgotten_too() {
+    let mounted = MountedNode::start::<&str>(&[]).unwrap();
+    let s3 = with_bucket(&mounted.node).await;
+    let bucket = mounted.path().join(BUCKET);
+    let done = AtomicBool::new(false);
+    // Answers about a busy directory are overtaken now and then, and come without a lease.
+    let keep_busy = |thread: u32| {
+        for number in 0.. {
+            if done.load(Ordering::Relaxed) {
+                return;
+            }
+            let path = bucket.join(format!("busy{thread}-{number}"));
+            fs::write(&path, "x").unwrap();
+            fs::remove_file(&path).unwrap();
+        }
+    };
+    let runtime = tokio::runtime::Handle::current();
+    std::thread::scope(|scope| {
+        scope.spawn(|| keep_busy(1));
+        scope.spawn(|| keep_busy(2));
+        let rounds = scope.spawn(|| {
+            for round in 0..ROUNDS * 5 {
+                fs::write(bucket.join("temporary"), "old").unwrap();
+                fs::rename(bucket.join("temporary"), bucket.join("key")).unwrap();
+                let body = vec![0; 10 + round];
+                runtime.block_on(put(&s3, BUCKET, "key", body)).unwrap();
+                let seen = size(&bucket.join("key"));
+                assert_eq!(
+                    seen,
+                    Some(u64::try_from(10 + round).unwrap()),
+                    "round {round}"
+                );
+            }
+        });
+        let outcome = rounds.join();
+        done.store(true, Ordering::Relaxed);
+        outcome.unwrap();
+    });
 }
 
 #[test]

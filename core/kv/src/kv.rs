@@ -37,7 +37,7 @@ pub enum KvError {
 /// A transactional, ordered key-value store.
 pub trait Kv: Send + Sync + 'static {
     /// Its transactions.
-    type Txn: Txn;
+    type Txn: Txn + 'static;
     /// Starts a transaction; the snapshot is taken by its first read.
     fn begin(&self) -> Self::Txn;
     /// Tells whether there is room for more than deletes need. A store that never fills always has it.

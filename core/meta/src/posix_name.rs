@@ -135,10 +135,10 @@ pub(crate) fn visible(name: &DentryName, shadowed: bool) -> Vec<u8> {
     }
 }
 
-/// Returns every name under which POSIX may see a stored name, whatever is beside it.
-pub(crate) fn all_visible(stored: &[u8]) -> Vec<Vec<u8>> {
-    let plain = stored.strip_suffix(b"/").unwrap_or(stored);
-    vec![plain.to_vec(), encode(stored)]
+/// Returns every name under which POSIX may see a name's rows, in either slot and whatever is beside them.
+pub(crate) fn all_visible(name: &[u8]) -> [Vec<u8>; 3] {
+    let directory = [name, b"/"].concat();
+    [name.to_vec(), encode(name), encode(&directory)]
 }
 
 fn encode(stored: &[u8]) -> Vec<u8> {

@@ -1,14 +1,18 @@
 //! Who believes what: the leases on answers that clients' caches hold, and how a change ends them.
 //!
 //! A client that keeps a `Watch` call open may believe what it read for `CACHE_LEASE_MS` (leases after Gray and Cheriton,
-//! SOSP 1989, with a call-back). A change is acknowledged to its maker only when every other client that may believe the
+//! SOSP 1989; with a call-back, and the wait after the commit instead of before). A change is acknowledged to its maker only when every other client that may believe the
 //! old answer has said that it forgot it, or its lease has run out (promise P2: visible to every client).
 //!
 //! Invariants:
-//! - A lease is granted only if nothing that the answer rests on was changed since its transaction began. So a change is
-//!   in the answer, or finds the lease.
+//! - What was read is leased only if nothing of it was changed since the transaction began. So a change is in the answer,
+//!   or finds the lease.
+//! - What a client changes itself is leased to it before the commit, whether it gets to believe the answer or not: its
+//!   kernel moves what it believes of one name to another with a rename.
 //! - A lease ends by the client's clock, counted from before it asked, no later than by this service's, counted from after.
-//! - The maker of a change keeps its own leases: its kernel has seen the change.
+//! - The maker of a change keeps its own leases: its kernel makes the change with it, and what the kernel does not see the
+//!   mount tells it.
+//! - While a change waits, nobody who holds no lease is given an answer that rests on it.
 //! - Leases that another process may still hold from before a restart run out before the first change is acknowledged.
 //!
 //! What waits to be forgotten is bounded by the requests in flight: each change waits for its own batch.
@@ -19,7 +23,7 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -44,29 +48,43 @@ const LOG_MAX: usize = 4096;
 pub(crate) enum Fact {
     /// The attributes of an inode.
     Attr(InodeId),
-    /// Where a stored name of a directory leads.
+    /// A directory's times and count, which change with its entries.
+    DirStat(InodeId),
+    /// Where a name of a directory leads, in either slot: a file's is seen otherwise beside a directory's.
     Name(InodeId, Bytes),
 }
 
 impl Fact {
     /// Two facts that share a mark end each other's leases, which costs a question more and harms nobody.
-    fn mark(&self) -> u64 {
+    pub(crate) fn mark(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         self.hash(&mut hasher);
         hasher.finish()
     }
 }
 
-/// What a committed transaction saw and did.
-pub(crate) struct Committed {
+/// A transaction, before and after its commit.
+pub(crate) struct Account {
     /// Who asked.
     pub(crate) caller: Option<Caller>,
     /// [`Watches::begin`] before its first read.
     pub(crate) since: u64,
-    /// What it read.
-    pub(crate) seen: Vec<Fact>,
+    /// Whether `seen` is complete.
+    pub(crate) tells: bool,
+    /// Marks of what it read.
+    pub(crate) seen: Vec<u64>,
     /// What it changed, perhaps.
     pub(crate) changed: Vec<Fact>,
+}
+
+/// A transaction between [`Watches::committing`] and its settlement. Dropping it withdraws it.
+pub(crate) struct Committing {
+    watches: Arc<Watches>,
+    account: Account,
+    /// Whether the caller holds leases on what it changes.
+    granted: bool,
+    /// Marks that this transaction has in [`Inner::unsettled`].
+    unsettled: Vec<u64>,
 }
 
 /// A client that must forget something, and until when it matters.
@@ -74,6 +92,7 @@ struct Wait {
     client: ClientId,
     acked: watch::Receiver<u64>,
     batch: u64,
+    until: Instant,
 }
 
 struct Watcher {
@@ -83,6 +102,8 @@ struct Watcher {
     recent: HashSet<u64>,
     older: HashSet<u64>,
     period: Instant,
+    /// When it last got a lease.
+    granted: Instant,
     /// To be forgotten: not handed out yet, and handed out as `batch` but not acknowledged.
     pending: Vec<Fact>,
     sent: Vec<Fact>,
@@ -99,6 +120,7 @@ impl Watcher {
             recent: HashSet::new(),
             older: HashSet::new(),
             period: now,
+            granted: now,
             pending: Vec::new(),
             sent: Vec::new(),
             batch,
@@ -130,6 +152,8 @@ struct Inner {
     log: VecDeque<(u64, u64)>,
     /// The latest change that is no longer in `log`.
     dropped: u64,
+    /// Marks of what is being changed while somebody may believe otherwise, and by how many transactions.
+    unsettled: HashMap<u64, u32>,
     /// Whether the store tells that clients in other processes may hold leases, and when one was last given.
     remote_known: bool,
     remote_given: Option<Instant>,
@@ -138,10 +162,14 @@ struct Inner {
 /// All leases.
 pub(crate) struct Watches {
     inner: Mutex<Inner>,
+    /// Clients in `inner`.
+    watchers: AtomicUsize,
     /// Changes so far.
     changes: AtomicU64,
+    /// Counts settlements, for who waits for one.
+    settlements: watch::Sender<u64>,
     /// Until then somebody may believe answers of an earlier run.
-    settled: Mutex<Option<Instant>>,
+    settles_at: Mutex<Option<Instant>>,
 }
 
 impl Watches {
@@ -149,8 +177,10 @@ impl Watches {
     pub(crate) fn new() -> Self {
         Self {
             inner: Mutex::new(Inner::default()),
+            watchers: AtomicUsize::new(0),
             changes: AtomicU64::new(0),
-            settled: Mutex::new(None),
+            settlements: watch::Sender::new(0),
+            settles_at: Mutex::new(None),
         }
     }
 
@@ -159,7 +189,7 @@ impl Watches {
         let mut inner = self.inner.lock();
         inner.remote_known = true;
         inner.remote_given = Some(now);
-        *self.settled.lock() = Some(now + LEASE);
+        *self.settles_at.lock() = Some(now + LEASE);
     }
 
     /// Notes how far changes had come when a transaction began.
@@ -167,40 +197,57 @@ impl Watches {
         self.changes.load(Ordering::Acquire)
     }
 
-    /// Accounts for a transaction that was committed, or perhaps was. Tells whether its caller may believe the answer;
-    /// returns when nobody else believes what was changed.
-    pub(crate) async fn committed(&self, done: Committed) -> bool {
-        let changed = !done.changed.is_empty();
-        let (granted, waits) = self.account(done, clock::now());
-        let until = clock::now() + LEASE;
-        for mut wait in waits {
-            let left = until.saturating_duration_since(clock::now());
-            let forgot = clock::timeout(left, wait.acked.wait_for(|acked| *acked >= wait.batch));
-            // An error of the channel: the client is gone from the table, and with it its leases.
-            if forgot.await.is_err() {
-                metrics::META_LEASES_WAITED_OUT.add(1);
-                tracing::debug!(client = %wait.client, "waited out the leases of a silent client");
-            }
-        }
-        let settled = *self.settled.lock();
-        if let Some(settled) = settled.filter(|_| changed) {
-            clock::sleep(settled.saturating_duration_since(clock::now())).await;
-            *self.settled.lock() = None;
-        }
-        granted
+    /// Tells whether anybody may hold leases, so that transactions have to tell what they read.
+    pub(crate) fn are_held(&self) -> bool {
+        self.watchers.load(Ordering::Acquire) > 0
     }
 
-    fn account(&self, mut done: Committed, now: Instant) -> (bool, Vec<Wait>) {
-        done.changed.sort_unstable();
-        done.changed.dedup();
+    /// Accounts for a transaction that is about to be committed.
+    pub(crate) fn committing(self: &Arc<Self>, mut account: Account) -> Committing {
+        account.changed.sort_unstable();
+        account.changed.dedup();
+        let mut committing = Committing {
+            watches: Arc::clone(self),
+            account,
+            granted: true,
+            unsettled: Vec::new(),
+        };
+        let account = &committing.account;
+        if account.changed.is_empty() || !self.are_held() {
+            return committing;
+        }
+        let client = account.caller.map(|caller| caller.client);
+        let mut inner = self.inner.lock();
+        if inner
+            .watchers
+            .keys()
+            .any(|watcher| Some(*watcher) != client)
+        {
+            // Times and counts of directories change with every name: readers of those do not wait.
+            let names = account.changed.iter();
+            let names = names.filter(|fact| !matches!(fact, Fact::DirStat(_)));
+            committing.unsettled = names.map(Fact::mark).collect();
+            for mark in &committing.unsettled {
+                *inner.unsettled.entry(*mark).or_default() += 1;
+            }
+        }
+        if let Some(caller) = account.caller.filter(|caller| caller.wants_lease) {
+            let marks = account.changed.iter().map(Fact::mark).collect();
+            committing.granted = inner.grant(caller, marks, clock::now());
+        }
+        drop(inner);
+        committing
+    }
+
+    fn account(&self, done: &Account, now: Instant) -> (bool, Vec<Wait>) {
         let changed: Vec<u64> = done.changed.iter().map(Fact::mark).collect();
         let client = done.caller.map(|caller| caller.client);
         let mut inner = self.inner.lock();
         let granted = match done.caller {
-            Some(caller) if caller.wants_lease => {
-                let mut marks: Vec<u64> = done.seen.iter().map(Fact::mark).collect();
-                marks.extend(&changed);
-                inner.grant(caller, done.since, marks, now)
+            Some(caller) if caller.wants_lease && done.tells => {
+                let mut marks = done.seen.clone();
+                marks.sort_unstable();
+                inner.holds_since(done.since, &marks) && inner.grant(caller, marks, now)
             }
             _ => false,
         };
@@ -219,6 +266,26 @@ impl Watches {
             }
         }
         (granted, waits)
+    }
+
+    /// Waits until nothing of what was read is being changed while somebody still believes otherwise: an answer that
+    /// rests on a change may not come before the change's own (promise P1). A holder of leases does not wait: what it
+    /// asks may be what its forgetting waits for.
+    async fn settle(&self, marks: &[u64]) {
+        let until = clock::now() + 2 * LEASE;
+        let mut settlements = self.settlements.subscribe();
+        loop {
+            settlements.borrow_and_update();
+            let unsettled = {
+                let inner = self.inner.lock();
+                !inner.unsettled.is_empty()
+                    && marks.iter().any(|mark| inner.unsettled.contains_key(mark))
+            };
+            let left = until.saturating_duration_since(clock::now());
+            if !unsettled || clock::timeout(left, settlements.changed()).await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Waits until there is something for `client` to forget, for [`POLL`] at most; `acked` is what it has forgotten.
@@ -246,7 +313,9 @@ impl Watches {
                 watcher.sent.clear();
                 watcher.acked.send_replace(acked);
             }
-            Arc::clone(&watcher.wake)
+            let wake = Arc::clone(&watcher.wake);
+            self.watchers.store(inner.watchers.len(), Ordering::Release);
+            wake
         };
         let until = clock::now() + POLL;
         loop {
@@ -256,7 +325,8 @@ impl Watches {
             }
             let left = until.saturating_duration_since(clock::now());
             if clock::timeout(left, wake.notified()).await.is_err() {
-                return (acked, Vec::new());
+                // An earlier call of the same client, given up there, may have had the wake-up.
+                return self.take(client).unwrap_or((acked, Vec::new()));
             }
         }
     }
@@ -300,18 +370,73 @@ impl Watches {
     }
 }
 
+impl Committing {
+    /// Accounts for the commit, or what was perhaps one (not `ok`; then its maker's kernel does not know of it). Tells
+    /// whether the caller may believe the answer; returns when nobody else believes what was changed.
+    pub(crate) async fn committed(mut self, ok: bool) -> bool {
+        if !ok {
+            self.account.caller = None;
+        }
+        let watches = Arc::clone(&self.watches);
+        let changed = !self.account.changed.is_empty();
+        let (granted, waits) = watches.account(&self.account, clock::now());
+        for mut wait in waits {
+            let left = wait.until.saturating_duration_since(clock::now());
+            let forgot = clock::timeout(left, wait.acked.wait_for(|acked| *acked >= wait.batch));
+            // An error of the channel: the client is gone from the table, and with it its leases.
+            if forgot.await.is_err() {
+                metrics::META_LEASES_WAITED_OUT.add(1);
+                tracing::debug!(client = %wait.client, "waited out the leases of a silent client");
+            }
+        }
+        let settles_at = *watches.settles_at.lock();
+        if let Some(settles_at) = settles_at.filter(|_| changed) {
+            clock::sleep(settles_at.saturating_duration_since(clock::now())).await;
+            *watches.settles_at.lock() = None;
+        }
+        let granted = granted && self.granted && ok;
+        let reader = !self.account.caller.is_some_and(|caller| caller.wants_lease);
+        let seen = std::mem::take(&mut self.account.seen);
+        drop(self);
+        if reader && !seen.is_empty() {
+            watches.settle(&seen).await;
+        }
+        granted
+    }
+}
+
+impl Drop for Committing {
+    fn drop(&mut self) {
+        if self.unsettled.is_empty() {
+            return;
+        }
+        let mut inner = self.watches.inner.lock();
+        for mark in &self.unsettled {
+            if let Some(count) = inner.unsettled.get_mut(mark) {
+                *count -= 1;
+                if *count == 0 {
+                    inner.unsettled.remove(mark);
+                }
+            }
+        }
+        drop(inner);
+        self.watches.settlements.send_modify(|count| *count += 1);
+    }
+}
+
 impl Inner {
-    fn grant(&mut self, caller: Caller, since: u64, mut marks: Vec<u64>, now: Instant) -> bool {
-        marks.sort_unstable();
-        let new = || {
-            self.log
-                .iter()
-                .rev()
-                .take_while(|(change, _)| *change > since)
-        };
-        let stale =
-            since < self.dropped || new().any(|(_, mark)| marks.binary_search(mark).is_ok());
-        if stale || caller.remote && !self.remote_known {
+    /// Tells whether none of the sorted marks was changed after `since`.
+    fn holds_since(&self, since: u64, marks: &[u64]) -> bool {
+        let mut new = self
+            .log
+            .iter()
+            .rev()
+            .take_while(|(change, _)| *change > since);
+        since >= self.dropped && new.all(|(_, mark)| marks.binary_search(mark).is_err())
+    }
+
+    fn grant(&mut self, caller: Caller, marks: Vec<u64>, now: Instant) -> bool {
+        if caller.remote && !self.remote_known {
             return false;
         }
         let Some(watcher) = self.watchers.get_mut(&caller.client) else {
@@ -323,6 +448,7 @@ impl Inner {
             return false;
         }
         watcher.recent.extend(marks);
+        watcher.granted = now;
         if caller.remote {
             self.remote_given = Some(now);
         }
@@ -370,6 +496,7 @@ impl Watcher {
             client,
             acked: self.acked.subscribe(),
             batch,
+            until: self.granted + LEASE,
         }
     }
 }

@@ -6,13 +6,15 @@
 use std::{cell::Cell, future::Future, sync::Arc};
 
 use bytes::Bytes;
+use janusfs_env::tasks;
 use janusfs_kv::{Durability, Kv, KvError, Txn};
 use janusfs_rpc::Caller;
 use janusfs_types::InodeId;
+use tokio::runtime::Handle;
 
 use crate::{
     store::{dentry, dir_stat, inode},
-    watch::{Committed, Fact, Watches},
+    watch::{Account, Fact, Watches},
 };
 
 tokio::task_local! {
@@ -64,7 +66,8 @@ impl<K: Kv> Kv for WatchedKv<K> {
             since: self.watches.begin(),
             inner: self.inner.begin(),
             watches: Arc::clone(&self.watches),
-            wants_lease: caller.is_some_and(|caller| caller.wants_lease),
+            // With nobody who caches, what is read does not matter.
+            tells: self.watches.are_held(),
             caller,
             seen: Vec::new(),
             changed: Vec::new(),
@@ -85,9 +88,9 @@ pub(crate) struct WatchedTxn<T> {
     inner: T,
     watches: Arc<Watches>,
     caller: Option<Caller>,
-    wants_lease: bool,
+    tells: bool,
     since: u64,
-    seen: Vec<Fact>,
+    seen: Vec<u64>,
     changed: Vec<Fact>,
 }
 
@@ -97,10 +100,10 @@ fn fact(key: &[u8]) -> Option<Fact> {
     let (id, name) = rest.split_first_chunk::<8>()?;
     match kind {
         inode::KIND => Some(Fact::Attr(InodeId(u64::from_le_bytes(*id)))),
-        dir_stat::KIND => Some(Fact::Attr(InodeId(u64::from_be_bytes(*id)))),
+        dir_stat::KIND => Some(Fact::DirStat(InodeId(u64::from_be_bytes(*id)))),
         dentry::KIND => Some(Fact::Name(
             InodeId(u64::from_be_bytes(*id)),
-            Bytes::copy_from_slice(name),
+            Bytes::copy_from_slice(name.strip_suffix(b"/").unwrap_or(name)),
         )),
         _ => None,
     }
@@ -108,22 +111,22 @@ fn fact(key: &[u8]) -> Option<Fact> {
 
 impl<T> WatchedTxn<T> {
     fn saw(&mut self, key: &[u8]) {
-        if self.wants_lease {
-            self.seen.extend(fact(key));
+        if self.tells {
+            self.seen.extend(fact(key).map(|fact| fact.mark()));
         }
     }
 
     fn saw_range(&mut self, start: &[u8], rows: &[(Bytes, Bytes)]) {
-        if !self.wants_lease {
+        if !self.tells {
             return;
         }
         if start.starts_with(dentry::KIND) {
             // No client believes that a directory has no other names, only the names that it was given.
             for (key, _) in rows {
-                self.seen.extend(fact(key));
+                self.seen.extend(fact(key).map(|fact| fact.mark()));
             }
         } else {
-            self.seen.extend(fact(start));
+            self.seen.extend(fact(start).map(|fact| fact.mark()));
         }
     }
 
@@ -135,7 +138,7 @@ impl<T> WatchedTxn<T> {
     }
 }
 
-impl<T: Txn> Txn for WatchedTxn<T> {
+impl<T: Txn + 'static> Txn for WatchedTxn<T> {
     fn get(&mut self, key: &[u8]) -> impl Future<Output = Result<Option<Bytes>, KvError>> + Send {
         self.saw(key);
         self.inner.get(key)
@@ -195,10 +198,45 @@ impl<T: Txn> Txn for WatchedTxn<T> {
         self.inner.atomic_max(key, value);
     }
     async fn commit(self, durability: Durability) -> Result<(), KvError> {
+        let call = CALL.try_with(|call| call.caller).ok();
+        let commit = self.commit_and_settle(durability);
+        // A caller that gives up must not keep a commit that is under way from being told of.
+        let (done, granted) = if tasks::may_block() || Handle::try_current().is_err() {
+            commit.await
+        } else {
+            match tasks::spawn(commit).await {
+                Ok(done) => done,
+                Err(error) => std::panic::resume_unwind(error.into_panic()),
+            }
+        };
+        if call.is_some() {
+            let _ = CALL.try_with(|call| {
+                let before = call.granted.get().unwrap_or(true);
+                call.granted.set(Some(before && granted));
+            });
+        }
+        done
+    }
+}
+
+impl<T: Txn> WatchedTxn<T> {
+    /// Commits; tells whether the caller may believe the answer.
+    async fn commit_and_settle(self, durability: Durability) -> (Result<(), KvError>, bool) {
+        let account = Account {
+            caller: self.caller,
+            since: self.since,
+            tells: self.tells,
+            seen: self.seen,
+            changed: self.changed,
+        };
+        if account.seen.is_empty() && account.changed.is_empty() {
+            return (self.inner.commit(durability).await, false);
+        }
+        let committing = self.watches.committing(account);
         let done = self.inner.commit(durability).await;
-        let applied = match &done {
-            Ok(()) => true,
-            Err(KvError::CommitUnknown(_)) => !self.changed.is_empty(),
+        let granted = match &done {
+            Ok(()) => committing.committed(true).await,
+            Err(KvError::CommitUnknown(_)) => committing.committed(false).await,
             Err(
                 KvError::Conflict
                 | KvError::TooLarge(_)
@@ -206,19 +244,6 @@ impl<T: Txn> Txn for WatchedTxn<T> {
                 | KvError::Unavailable(_),
             ) => false,
         };
-        if applied && (self.wants_lease || !self.changed.is_empty()) {
-            let committed = Committed {
-                caller: self.caller,
-                since: self.since,
-                seen: self.seen,
-                changed: self.changed,
-            };
-            let granted = self.watches.committed(committed).await && done.is_ok();
-            let _ = CALL.try_with(|call| {
-                let before = call.granted.get().unwrap_or(true);
-                call.granted.set(Some(before && granted));
-            });
-        }
-        done
+        (done, granted)
     }
 }

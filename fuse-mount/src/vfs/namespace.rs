@@ -208,15 +208,15 @@ impl Vfs {
             Bytes::copy_from_slice(name),
             Bytes::copy_from_slice(new_name),
         );
-        self.client
-            .call(&Rename {
-                parent,
-                name,
-                new_parent,
-                new_name,
-                mode,
-            })
-            .await?;
+        let message = Rename {
+            parent,
+            name,
+            new_parent,
+            new_name,
+            mode,
+        };
+        // With a lease: what the kernel believes of the old name, it believes of the new one from now on.
+        self.client.call_leased(&message).await?;
         self.changed();
         self.settle().await
     }

@@ -45,7 +45,7 @@ impl<K: Kv> Meta<K> {
         };
         for fact in facts {
             match fact {
-                Fact::Attr(inode) => forget.inodes.push(inode),
+                Fact::Attr(inode) | Fact::DirStat(inode) => forget.inodes.push(inode),
                 Fact::Name(parent, stored) => {
                     let names = posix_name::all_visible(&stored).into_iter();
                     forget.names.extend(names.map(|name| NameIn {
