@@ -36,7 +36,7 @@ use tokio::sync::watch;
 
 use crate::{
     MountConfig,
-    kernel_cache::KernelCache,
+    kernel_cache::{KernelCache, NAME_TTL},
     vfs::{
         AttrUpdate, CreateRequest, Entries, Leased, OpenFlags, OpenReply, Vfs, VfsError,
         WriteOrigin,
@@ -64,11 +64,15 @@ impl Session {
         mountpoint: &Path,
         ended: watch::Sender<bool>,
     ) -> io::Result<Self> {
-        let client = vfs.client().clone();
-        let filesystem = Adapter { vfs, ended };
+        let filesystem = Adapter {
+            vfs: Arc::clone(&vfs),
+            ended,
+        };
         let session = fuser::Session::new(filesystem, mountpoint, &session_config(config))?;
         let device = session.as_fd().try_clone_to_owned()?;
-        client.serve_cache(Arc::new(KernelCache::new(device)));
+        let kernel = Arc::new(KernelCache::new(device));
+        vfs.mounted(Arc::clone(&kernel));
+        vfs.client().serve_cache(kernel);
         session.spawn().map(Self)
     }
 
@@ -137,18 +141,48 @@ impl Adapter {
         })
     }
 
-    fn reply_entry(&self, result: Result<Leased<Attr>, Errno>, reply: ReplyEntry) {
+    /// Hands attributes to the kernel, and the name that led to them; `answer` gets their times to live.
+    fn hand_over<T>(
+        &self,
+        lease: CacheLease,
+        name: Option<(INodeNo, &OsStr)>,
+        attr: Option<&Attr>,
+        answer: impl FnOnce(Duration, Duration) -> T,
+    ) -> T {
+        self.vfs.client().hand_over(lease, |ttl| {
+            let Some(kernel) = self.vfs.kernel().filter(|_| !ttl.is_zero()) else {
+                return answer(Duration::ZERO, Duration::ZERO);
+            };
+            if let Some(attr) = attr {
+                kernel.hands_over_attr(attr.inode);
+            }
+            if let Some((parent, name)) = name {
+                kernel.hands_over_name(InodeId(parent.0), name.as_bytes());
+            }
+            answer(ttl, ttl.min(NAME_TTL))
+        })
+    }
+
+    fn reply_entry(
+        &self,
+        name: (INodeNo, &OsStr),
+        result: Result<Leased<Attr>, Errno>,
+        reply: ReplyEntry,
+    ) {
         match result {
-            Ok(found) => self.vfs.client().hand_over(found.lease, |ttl| {
-                reply.entry(&ttl, &file_attr(&found.value), GENERATION);
-            }),
+            Ok(found) => {
+                let attr = &found.value;
+                self.hand_over(found.lease, Some(name), Some(attr), |attr_ttl, name_ttl| {
+                    reply.entry_with_ttls(&attr_ttl, &name_ttl, &file_attr(attr), GENERATION);
+                });
+            }
             Err(errno) => reply.error(errno),
         }
     }
 
     fn reply_attr(&self, result: Result<Leased<Attr>, Errno>, reply: ReplyAttr) {
         match result {
-            Ok(found) => self.vfs.client().hand_over(found.lease, |ttl| {
+            Ok(found) => self.hand_over(found.lease, None, Some(&found.value), |ttl, _| {
                 reply.attr(&ttl, &file_attr(&found.value));
             }),
             Err(errno) => reply.error(errno),
@@ -205,18 +239,28 @@ impl Filesystem for Adapter {
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let call = self.vfs.lookup(InodeId(parent.0), name.as_bytes());
         match self.run("lookup", parent, call) {
-            Ok(found) => self
-                .vfs
-                .client()
-                .hand_over(found.lease, |ttl| match &found.value {
-                    Some(attr) => reply.entry(&ttl, &file_attr(attr), GENERATION),
-                    None if ttl.is_zero() => reply.error(Errno::ENOENT),
-                    // Inode 0 is an absent name that the kernel may remember.
-                    None => {
-                        let absent = bare_attr(INodeNo(0), FileType::RegularFile);
-                        reply.entry(&ttl, &absent, GENERATION);
-                    }
-                }),
+            Ok(found) => {
+                let attr = found.value.as_ref();
+                self.hand_over(
+                    found.lease,
+                    Some((parent, name)),
+                    attr,
+                    |attr_ttl, name_ttl| {
+                        match attr {
+                            Some(attr) => {
+                                let attr = file_attr(attr);
+                                reply.entry_with_ttls(&attr_ttl, &name_ttl, &attr, GENERATION);
+                            }
+                            None if name_ttl.is_zero() => reply.error(Errno::ENOENT),
+                            // Inode 0 is an absent name that the kernel may remember.
+                            None => {
+                                let absent = bare_attr(INodeNo(0), FileType::RegularFile);
+                                reply.entry(&name_ttl, &absent, GENERATION);
+                            }
+                        }
+                    },
+                );
+            }
             Err(errno) => reply.error(errno),
         }
     }
@@ -291,7 +335,7 @@ impl Filesystem for Adapter {
         let call = self
             .vfs
             .make(InodeId(parent.0), name.as_bytes(), kind, mode, rdev, who);
-        self.reply_entry(self.run("mknod", parent, call), reply);
+        self.reply_entry((parent, name), self.run("mknod", parent, call), reply);
     }
 
     fn mkdir(
@@ -308,7 +352,7 @@ impl Filesystem for Adapter {
         let call = self
             .vfs
             .make(InodeId(parent.0), name.as_bytes(), kind, mode, 0, who);
-        self.reply_entry(self.run("mkdir", parent, call), reply);
+        self.reply_entry((parent, name), self.run("mkdir", parent, call), reply);
     }
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -334,7 +378,7 @@ impl Filesystem for Adapter {
         let call = self
             .vfs
             .symlink(InodeId(parent.0), name.as_bytes(), target, who);
-        self.reply_entry(self.run("symlink", parent, call), reply);
+        self.reply_entry((parent, name), self.run("symlink", parent, call), reply);
     }
 
     fn rename(
@@ -368,7 +412,7 @@ impl Filesystem for Adapter {
         let call = self
             .vfs
             .link(InodeId(inode.0), InodeId(new_parent.0), new_name.as_bytes());
-        self.reply_entry(self.run("link", inode, call), reply);
+        self.reply_entry((new_parent, new_name), self.run("link", inode, call), reply);
     }
 
     fn open(&self, request: &Request, inode: INodeNo, flags: fuser::OpenFlags, reply: ReplyOpen) {
@@ -400,10 +444,19 @@ impl Filesystem for Adapter {
             who: credentials(request),
         };
         match self.run("create", parent, self.vfs.create(create)) {
-            Ok((made, open)) => self.vfs.client().hand_over(made.lease, |ttl| {
-                let (attr, handle) = (file_attr(&made.value), FileHandle(open.handle));
-                reply.created(&ttl, &attr, GENERATION, handle, open_flags(open));
-            }),
+            Ok((made, open)) => {
+                let attr = &made.value;
+                self.hand_over(
+                    made.lease,
+                    Some((parent, name)),
+                    Some(attr),
+                    |_, name_ttl| {
+                        let (attr, handle) = (file_attr(attr), FileHandle(open.handle));
+                        // fuser has one time to live for both here.
+                        reply.created(&name_ttl, &attr, GENERATION, handle, open_flags(open));
+                    },
+                );
+            }
             Err(errno) => reply.error(errno),
         }
     }
@@ -557,7 +610,7 @@ impl Filesystem for Adapter {
         let lease = entries
             .as_ref()
             .map_or_else(CacheLease::none, Entries::lease);
-        self.vfs.client().hand_over(lease, |ttl| {
+        self.hand_over(lease, None, None, |_, name_ttl| {
             fill(
                 &self.vfs,
                 inode,
@@ -565,9 +618,13 @@ impl Filesystem for Adapter {
                 entries,
                 |ino, at, kind, name, attr| {
                     let (attr, ttl) = match attr {
-                        Some(attr) => (file_attr(&attr), ttl),
+                        Some(attr) => (file_attr(&attr), name_ttl),
                         None => (bare_attr(ino, kind), Duration::ZERO),
                     };
+                    if let Some(kernel) = self.vfs.kernel().filter(|_| !ttl.is_zero()) {
+                        kernel.hands_over_attr(InodeId(ino.0));
+                        kernel.hands_over_name(InodeId(inode.0), name);
+                    }
                     reply.add(ino, at, OsStr::from_bytes(name), &ttl, &attr, GENERATION)
                 },
             );

@@ -12,13 +12,17 @@ mod io;
 mod namespace;
 mod xattr;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicU64, Ordering},
+};
 
 use janusfs_client::{CacheLease, Client};
-use janusfs_types::{Attr, FileKind, FsError, limits};
+use janusfs_types::{Attr, FileKind, FsError, InodeId, limits};
 
 use crate::{
     handles::{HANDLES_MAX, HandleTable},
+    kernel_cache::KernelCache,
     page_cache::CachedVersions,
 };
 
@@ -68,8 +72,10 @@ pub(crate) struct Vfs {
     files: HandleTable<io::OpenFile>,
     directories: HandleTable<dir::OpenDirectory>,
     cached: CachedVersions,
-    /// Counts changes of attributes made through this mount: a directory page fetched before one is not handed out
-    /// with its attributes after it, or the kernel would take an old size for the truth.
+    /// The kernel's cache; absent while nothing is mounted.
+    kernel: OnceLock<Arc<KernelCache>>,
+    /// Counts changes made through this mount: a directory page fetched before one is not handed out after it, or the
+    /// kernel would take an old size, or a name that is gone, for the truth.
     changes: AtomicU64,
     /// Counts `chmod`s through this mount that set a set-user-id or set-group-id bit.
     privileged: AtomicU64,
@@ -83,6 +89,7 @@ impl Vfs {
             files: HandleTable::new(HANDLES_MAX),
             directories: HandleTable::new(HANDLES_MAX),
             cached: CachedVersions::default(),
+            kernel: OnceLock::new(),
             changes: AtomicU64::new(0),
             privileged: AtomicU64::new(0),
             sync,
@@ -105,6 +112,23 @@ impl Vfs {
         self.directories.drain();
         for file in self.files.drain() {
             file.close_at_end().await;
+        }
+    }
+
+    /// Takes up the mount's kernel cache, once.
+    pub(crate) fn mounted(&self, kernel: Arc<KernelCache>) {
+        let _ = self.kernel.set(kernel);
+    }
+
+    pub(crate) fn kernel(&self) -> Option<&KernelCache> {
+        self.kernel.get().map(Arc::as_ref)
+    }
+
+    /// Has the kernel ask again for attributes that were changed without its knowing: times set by a publication, bits
+    /// dropped by a write.
+    fn forget_attr(&self, inode: InodeId) {
+        if let Some(kernel) = self.kernel() {
+            kernel.forget_attr(inode);
         }
     }
 

@@ -4,8 +4,9 @@
 //! open, what to forget before that (`core/meta`, `watch`). The holder of the caches (the mount, for the kernel) has
 //! them forget it before the next `Watch` call acknowledges it.
 //!
-//! Invariant: an answer is handed to the caches with a lease only if nothing was to be forgotten between asking for it
-//! and handing it over. Which fact it was is not compared: it would save a question now and then.
+//! Invariant: an answer is handed to the caches with a lease only if, between asking for it and handing it over, nothing
+//! was to be forgotten and this client has changed nothing. Which fact it was is not compared: it would save a question
+//! now and then.
 
 use std::{
     sync::{Arc, Weak},
@@ -24,6 +25,8 @@ use parking_lot::RwLock;
 use crate::{client::Inner, retry};
 
 const LEASE: Duration = Duration::from_millis(limits::CACHE_LEASE_MS as u64);
+/// What a lease is shortened by: a kernel counts it from when it takes the answer in, in ticks of up to 10 ms.
+const SLACK: Duration = Duration::from_millis(100);
 /// Wait before the next try when the service does not answer.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -37,8 +40,8 @@ pub trait ForgetfulCache: Send + Sync + 'static {
 #[derive(Clone, Copy, Debug)]
 pub struct CacheLease {
     until: Instant,
-    /// Batches forgotten when the question was asked.
-    forgotten: u64,
+    /// The generation in which the question was asked, or in which its own change was made.
+    generation: u64,
 }
 
 impl CacheLease {
@@ -47,16 +50,7 @@ impl CacheLease {
     pub fn none() -> Self {
         Self {
             until: clock::now(),
-            forgotten: 0,
-        }
-    }
-
-    /// The lease of an answer that rests on two.
-    #[must_use]
-    pub fn and(self, other: Self) -> Self {
-        Self {
-            until: self.until.min(other.until),
-            forgotten: self.forgotten.min(other.forgotten),
+            generation: 0,
         }
     }
 }
@@ -64,40 +58,57 @@ impl CacheLease {
 /// The leases of one client.
 #[derive(Debug, Default)]
 pub(crate) struct CacheLeases {
-    /// Batches forgotten. Held for reading while an answer is handed over.
-    forgotten: RwLock<u64>,
+    /// Grows with everything that makes answers under way old: what is to be forgotten, and the client's own changes.
+    /// Held for reading while an answer is handed over.
+    generation: RwLock<u64>,
 }
 
 impl CacheLeases {
     pub(crate) async fn call<M: Method>(
         &self,
         meta: &Peer,
-        client: ClientId,
+        caller: Caller,
         message: &M,
     ) -> Result<(M::Reply, CacheLease), FsError> {
-        let caller = Caller {
-            client,
-            wants_lease: true,
-            remote: false,
-        };
-        let forgotten = *self.forgotten.read();
+        let asked_in = *self.generation.read();
         let asked = clock::now();
-        let (reply, lease_ms) = retry::call_as(meta, caller, message).await?;
+        let answer = retry::call_as(meta, caller, message).await;
+        let generation = if retry::only_reads(M::ID) {
+            asked_in
+        } else {
+            self.changed(asked_in)
+        };
+        if let Err(FsError::Unavailable(_)) = &answer
+            && !retry::only_reads(M::ID)
+        {
+            // Perhaps it was done, and the caches, told that it was not, believe what was before.
+            clock::sleep(LEASE).await;
+        }
+        let (reply, lease_ms) = answer?;
         let lease = Duration::from_millis(lease_ms.min(limits::CACHE_LEASE_MS).into());
         let until = asked + lease;
-        Ok((reply, CacheLease { until, forgotten }))
+        Ok((reply, CacheLease { until, generation }))
     }
 
-    /// Runs `hand_over` with the time that is left of a lease. What it hands over is in the caches before anything else
-    /// is forgotten.
+    /// Makes answers that were asked for before now old; returns the generation of the change itself, which was asked for
+    /// in `asked_in`.
+    fn changed(&self, asked_in: u64) -> u64 {
+        let mut generation = self.generation.write();
+        let current = *generation == asked_in;
+        *generation += 1;
+        if current { *generation } else { asked_in }
+    }
+
+    /// Runs `hand_over` with the time that is left of a lease: none if the answer may be old.
     pub(crate) fn hand_over<T>(
         &self,
         lease: CacheLease,
         hand_over: impl FnOnce(Duration) -> T,
     ) -> T {
-        let forgotten = self.forgotten.read();
-        let left = if *forgotten == lease.forgotten {
-            lease.until.saturating_duration_since(clock::now())
+        let generation = self.generation.read();
+        let left = if *generation == lease.generation {
+            let until = lease.until - SLACK;
+            until.saturating_duration_since(clock::now())
         } else {
             Duration::ZERO
         };
@@ -105,8 +116,8 @@ impl CacheLeases {
     }
 
     async fn forget(&self, what: Forget, cache: &Arc<dyn ForgetfulCache>) -> bool {
-        // Whoever asked before this gets no lease; whoever has handed over already is told below.
-        *self.forgotten.write() += 1;
+        // Whoever asked before this gets no lease; what has been handed over already is forgotten below.
+        *self.generation.write() += 1;
         let cache = Arc::clone(cache);
         tasks::blocking(move || cache.forget(&what)).await
     }

@@ -59,7 +59,21 @@ pub(crate) struct Inner {
 
 impl Inner {
     pub(crate) async fn call<M: Method>(&self, message: &M) -> Result<M::Reply, FsError> {
-        call(&self.meta, self.id, message).await
+        let (reply, _) = self.call_leased(message, false).await?;
+        Ok(reply)
+    }
+
+    async fn call_leased<M: Method>(
+        &self,
+        message: &M,
+        wants_lease: bool,
+    ) -> Result<(M::Reply, CacheLease), FsError> {
+        let caller = Caller {
+            client: self.id,
+            wants_lease,
+            remote: false,
+        };
+        self.cache_leases.call(&self.meta, caller, message).await
     }
 
     /// Returns the layout for a new blob. Its seed follows the number, so that blobs spread over the chains.
@@ -167,11 +181,7 @@ impl Client {
         &self,
         message: &M,
     ) -> Result<(M::Reply, CacheLease), FsError> {
-        let inner = &self.inner;
-        inner
-            .cache_leases
-            .call(&inner.meta, inner.id, message)
-            .await
+        self.inner.call_leased(message, true).await
     }
 
     /// Tells `cache`, until the client is gone, what to forget before its lease ends.
@@ -183,8 +193,8 @@ impl Client {
         inner.background.lock().push(watch);
     }
 
-    /// Runs `hand_over` with the time for which the answers of a lease may still be believed; zero: not at all. It must
-    /// have put them into the cache when it returns.
+    /// Runs `hand_over` with the time for which the answers of a lease may still be believed; zero: not at all. They must
+    /// be on their way to the cache when it returns, before anything that it is told to forget later.
     pub fn hand_over<T>(&self, lease: CacheLease, hand_over: impl FnOnce(Duration) -> T) -> T {
         self.inner.cache_leases.hand_over(lease, hand_over)
     }

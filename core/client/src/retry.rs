@@ -46,6 +46,11 @@ const REPEATABLE: &[u16] = &[
     Trimmed::ID,
 ];
 
+/// Tells whether a method changes nothing that a client could see.
+pub(crate) fn only_reads(method: u16) -> bool {
+    REPEATABLE.contains(&method)
+}
+
 /// Calls the metadata service as `caller`, again while that may help and the deadline allows. Returns the answer's lease
 /// too, in milliseconds from before the call.
 pub(crate) async fn call_as<M: Method>(

@@ -82,6 +82,8 @@ pub(crate) struct OpenFile {
     flags: OpenFlags,
     /// [`Vfs::privileged`] when the mode was last seen without privileges; [`PRIVILEGED`] if it had some.
     unprivileged_at: AtomicU64,
+    /// The data version whose attributes the kernel was last told to ask for.
+    told: AtomicU64,
 }
 
 const PRIVILEGED: u64 = u64::MAX;
@@ -143,6 +145,7 @@ impl Vfs {
             exclusive: flags.exclusive,
         };
         let (opened, lease) = self.client.call_leased(&create).await?;
+        self.changed();
         let inode = opened.attr.inode;
         // Without O_EXCL somebody may have made the file after the kernel looked; then this is an open of it.
         let file = if flags.truncate && opened.attr.size > 0 {
@@ -195,8 +198,7 @@ impl Vfs {
         }
         if open.flags.sync || self.sync {
             open.file.fsync().await?;
-            self.cached
-                .published(open.inode, open.file.attr().data_version);
+            self.published(&open);
         }
         self.changed();
         Ok(len)
@@ -213,8 +215,7 @@ impl Vfs {
         } else {
             open.file.flush().await?;
         }
-        self.cached
-            .published(open.inode, open.file.attr().data_version);
+        self.published(&open);
         Ok(())
     }
 
@@ -222,8 +223,7 @@ impl Vfs {
         let open = self.open_file(handle)?;
         open.file.fsync().await?;
         if open.flags.write {
-            self.cached
-                .published(open.inode, open.file.attr().data_version);
+            self.published(&open);
         }
         Ok(())
     }
@@ -233,10 +233,17 @@ impl Vfs {
         let open = self.files.remove(handle).ok_or(VfsError::BadHandle)?;
         open.file.close().await?;
         if open.flags.write {
-            self.cached
-                .published(open.inode, open.file.attr().data_version);
+            self.published(&open);
         }
         Ok(())
+    }
+
+    fn published(&self, open: &OpenFile) {
+        let version = open.file.attr().data_version;
+        self.cached.published(open.inode, version);
+        if open.told.swap(version.0, Ordering::AcqRel) != version.0 {
+            self.forget_attr(open.inode);
+        }
     }
 
     fn open_file(&self, handle: u64) -> Result<Arc<OpenFile>, VfsError> {
@@ -283,6 +290,7 @@ impl Vfs {
                     })
                     .await,
             )?;
+            self.forget_attr(attr.inode);
         }
         Ok(())
     }
@@ -299,6 +307,7 @@ fn open_file(file: File, attr: &Attr, flags: OpenFlags, privileged: u64) -> Open
         file,
         flags,
         unprivileged_at: AtomicU64::new(seen),
+        told: AtomicU64::new(attr.data_version.0),
     }
 }
 

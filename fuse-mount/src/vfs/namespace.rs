@@ -13,7 +13,7 @@ use janusfs_wire::{
     storage::TargetUsage,
 };
 
-use super::{Leased, Vfs, VfsError, by_inode, check_name, without_privileges};
+use super::{Leased, RESERVED_PREFIX, Vfs, VfsError, by_inode, check_name, without_privileges};
 
 /// What `setattr` changes. A time of `None` inside `Some` means now.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -51,6 +51,12 @@ impl Vfs {
         };
         let (found, lease) = self.client.call_leased(&message).await?;
         let value = found.map(|found| self.client.overlay(found.attr));
+        // A reserved name that stands for none of the rows there now may stand for one that comes.
+        let lease = if value.is_none() && name.starts_with(RESERVED_PREFIX) {
+            CacheLease::none()
+        } else {
+            lease
+        };
         Ok(Leased { value, lease })
     }
 
@@ -147,6 +153,7 @@ impl Vfs {
             exclusive: true,
         };
         let (opened, lease) = self.client.call_leased(&create).await?;
+        self.changed();
         self.settle().await?;
         Ok(self.leased(opened.attr, lease))
     }
@@ -167,6 +174,7 @@ impl Vfs {
             who,
         };
         let (found, lease) = self.client.call_leased(&message).await?;
+        self.changed();
         self.settle().await?;
         Ok(self.leased(found.attr, lease))
     }
@@ -191,6 +199,7 @@ impl Vfs {
                 name: Bytes::copy_from_slice(name),
             })
             .await?;
+        self.changed();
         self.settle().await
     }
 
@@ -217,6 +226,10 @@ impl Vfs {
         };
         // With a lease: what the kernel believes of the old name, it believes of the new one from now on.
         self.client.call_leased(&message).await?;
+        if let Some(kernel) = self.kernel() {
+            kernel.hands_over_name(message.new_parent, &message.new_name);
+            kernel.hands_over_name(message.parent, &message.name);
+        }
         self.changed();
         self.settle().await
     }
