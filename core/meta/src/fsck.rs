@@ -1,344 +1,357 @@
-//! The check of every metadata invariant on one snapshot, by counting everything again from the rows alone.
+//! The check of every metadata invariant as of one moment, at any size and while others write (DESIGN.md, "fsck").
 //!
-//! Keeps the whole namespace in memory while it runs, and one transaction open: for namespaces that a transaction's life
-//! suffices to read. Absent: repair; a finding is a defect to be understood first.
+//! Owns the steps: walk every row in pages, each a transaction of its own, into an image; read again what changed meanwhile, as
+//! `journal` tells, until the last of it fits one transaction; judge the image, which is then exact as of that transaction.
+//!
+//! Invariants: a step is short, and a step that is cut off can be done again: what it has read replaces what was there. Memory is
+//! some 100 bytes per file ([`image`]). Absent: repair; a finding is a defect to be understood first.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod image;
+mod judge;
 
-use janusfs_kv::{Durability, Kv, Txn, run};
-use janusfs_types::{BlobId, Content, DentryName, FileKind, InodeId, Layout};
-use janusfs_wire::{
-    DecodeError, Decoder, Wire,
-    meta::{Finding, Fsck, FsckReport},
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    time::{Duration, Instant},
 };
+
+use bytes::Bytes;
+use janusfs_env::{clock, tasks};
+use janusfs_kv::{Kv, KvError, Txn};
+use janusfs_types::{FsError, InodeId};
+use janusfs_wire::meta::{Finding, Fsck, FsckReport};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
 
 use crate::{
     Meta, MetaError,
-    error::corrupt,
-    store::{
-        blob::{self, BlobRecord},
-        dentry::{self, Dentry},
-        dir_stat,
-        inode::{self, InodeRecord},
-        key, key_u64,
-        orphan::{self, Orphan},
-        scan_all,
-        usage::{self, Usage},
+    fsck::{
+        image::{Image, KINDS},
+        judge::{FINDINGS_MAX, Verdict},
     },
-    tree,
+    journal::{Journal, Row},
+    store::{SCAN_PAGE, dentry, key_after, prefix_end, usage},
 };
 
-/// Most findings of a report.
-const FINDINGS_MAX: usize = 1000;
+/// How long a step goes on: well below `limits::META_DEADLINE_MS`, long against the call.
+const STEP: Duration = if cfg!(test) {
+    // So that a check of a few thousand rows has several.
+    Duration::from_millis(2)
+} else {
+    Duration::from_millis(300)
+};
+/// A page that takes longer is followed by a smaller one: a transaction lives for seconds only.
+const PAGE_TIME_MAX: Duration = Duration::from_millis(500);
+/// Most rows that the last transaction reads again: about a tenth of a second.
+const LAST_ROWS_MAX: usize = 10_000;
+/// Times that what changed is read again. Each round has what changed during the one before, so a store whose changes can be
+/// caught up with is settled after a few.
+const ROUNDS_MAX: u32 = 50;
+/// A check whose caller has not come back for this long makes way for another: its caller was killed.
+const ABANDONED_AFTER: Duration = Duration::from_secs(5);
+/// A check whose caller has not come back for this long is forgotten.
+const IDLE_MAX: Duration = Duration::from_secs(30);
 
-/// References to a blob found by counting.
-#[derive(Clone, Copy)]
-struct Counted {
-    layout: Layout,
-    refs: u64,
-    len_bytes: u64,
-    /// Whether the inode of the same number is one of those who refer to it.
-    namesake: bool,
+/// The check that is under way.
+pub(crate) enum CheckSlot {
+    None,
+    /// A step of it is.
+    Busy,
+    Waiting(Box<Check>),
 }
 
-/// Everything, as read from one snapshot.
-struct Snapshot {
-    inodes: BTreeMap<InodeId, InodeRecord>,
-    entries: Vec<(InodeId, DentryName, Dentry)>,
-    counts: BTreeMap<InodeId, u64>,
-    blobs: BTreeMap<BlobId, BlobRecord>,
-    counted: BTreeMap<BlobId, Counted>,
-    orphans: BTreeSet<InodeId>,
-    dead: BTreeMap<BlobId, Layout>,
-    usage: BTreeMap<InodeId, Usage>,
-    extent_rows: BTreeMap<InodeId, u32>,
+/// What comes next.
+enum Phase {
+    /// Rows of a kind from a key on.
+    Walk(usize, Vec<u8>),
+    Settle,
+    Judge(oneshot::Receiver<Verdict>),
+    /// Directories in which names of findings are to be found, and after which stored name.
+    Name(Vec<InodeId>, Option<Bytes>),
+}
+
+/// A check.
+pub(crate) struct Check {
+    run: u64,
+    touched: Instant,
+    phase: Phase,
+    image: Image,
+    /// Changed, and not read again yet.
+    pending: HashSet<Row>,
+    page_rows: u32,
+    rounds: u32,
+    report: FsckReport,
+    verdict: Verdict,
+    names: HashMap<(InodeId, u64), String>,
+}
+
+impl Check {
+    fn new(run: u64) -> Self {
+        Self {
+            run,
+            touched: clock::now(),
+            phase: Phase::Walk(0, KINDS[0].to_vec()),
+            image: Image::default(),
+            pending: HashSet::new(),
+            page_rows: SCAN_PAGE,
+            rounds: 0,
+            report: FsckReport {
+                done: false,
+                rows: 0,
+                rows_expected: 0,
+                inodes: 0,
+                entries: 0,
+                blobs: 0,
+                changing: 0,
+                findings: Vec::new(),
+            },
+            verdict: Verdict::default(),
+            names: HashMap::new(),
+        }
+    }
+
+    /// Adds to what is to be read again; false: too much.
+    fn note_changes(&mut self, journal: &Journal) -> bool {
+        match journal.take() {
+            Some(rows) => {
+                self.pending.extend(rows);
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn give_up(&mut self) {
+        self.report.changing = u64::try_from(self.pending.len()).unwrap_or(u64::MAX).max(1);
+        self.report.done = true;
+    }
+
+    fn finish(&mut self) {
+        let names = &self.names;
+        let said = self.verdict.wrong.drain(..).map(|wrong| Finding {
+            text: wrong.text(names),
+        });
+        self.report.findings = said.collect();
+        self.report.findings.sort_by(|a, b| a.text.cmp(&b.text));
+        self.report.done = true;
+    }
+}
+
+/// Puts the check back when the step ends, also when the step is cut off.
+struct Step<'a> {
+    slot: &'a Mutex<CheckSlot>,
+    journal: &'a Journal,
+    check: Option<Box<Check>>,
+}
+
+impl Drop for Step<'_> {
+    fn drop(&mut self) {
+        let check = self.check.take().filter(|check| !check.report.done);
+        if check.is_none() {
+            self.journal.stop();
+        }
+        *self.slot.lock() = check.map_or(CheckSlot::None, CheckSlot::Waiting);
+    }
 }
 
 impl<K: Kv> Meta<K> {
-    pub(crate) async fn fsck(&self, _: Fsck) -> Result<FsckReport, MetaError> {
-        let snapshot = self.snapshot().await?;
-        let mut findings = Vec::new();
-        let mut report = |text: String| {
-            if findings.len() < FINDINGS_MAX {
-                findings.push(Finding { text });
+    pub(crate) async fn fsck(&self, m: Fsck) -> Result<FsckReport, MetaError> {
+        let journal = &self.watches.journal;
+        let before = {
+            let mut slot = self.check.lock();
+            match std::mem::replace(&mut *slot, CheckSlot::Busy) {
+                CheckSlot::None => None,
+                CheckSlot::Waiting(check) if check.run == m.run => Some(check),
+                CheckSlot::Waiting(check) if check.touched.elapsed() > ABANDONED_AFTER => None,
+                other => {
+                    *slot = other;
+                    return Err(FsError::Busy.into());
+                }
             }
         };
-        check_entries(&snapshot, &mut report);
-        check_reachable(&snapshot, &mut report);
-        check_blobs(&snapshot, &mut report);
-        check_usage(&snapshot, &mut report);
-        let count = |len: usize| u64::try_from(len).unwrap_or(u64::MAX);
-        Ok(FsckReport {
-            inodes: count(snapshot.inodes.len()),
-            entries: count(snapshot.entries.len()),
-            blobs: count(snapshot.counted.len()),
-            findings,
-        })
-    }
-
-    /// Returns every blob that metadata refers to, with its layout and its length in bytes as metadata knows it.
-    ///
-    /// # Errors
-    /// The store's; `Corrupt` for a row that does not decode.
-    pub async fn live_blobs(&self) -> Result<Vec<(BlobId, Layout, u64)>, MetaError> {
-        let snapshot = self.snapshot().await?;
-        let counted = snapshot.counted.into_iter();
-        Ok(counted
-            .map(|(id, counted)| (id, counted.layout, counted.len_bytes))
-            .collect())
-    }
-
-    async fn snapshot(&self) -> Result<Snapshot, MetaError> {
-        run(&*self.kv, Durability::Soon, |txn| Box::pin(read(txn))).await
-    }
-}
-
-async fn read(txn: &mut impl Txn) -> Result<Snapshot, MetaError> {
-    let mut snapshot = Snapshot {
-        inodes: BTreeMap::new(),
-        entries: Vec::new(),
-        counts: BTreeMap::new(),
-        blobs: BTreeMap::new(),
-        counted: BTreeMap::new(),
-        orphans: BTreeSet::new(),
-        dead: orphan::dead(txn, u32::MAX).await?.into_iter().collect(),
-        usage: usage::all(txn).await?.into_iter().collect(),
-        extent_rows: BTreeMap::new(),
-    };
-    for (_, value) in scan_all(txn, &key(inode::KIND, &[])).await? {
-        let (mut record, spilled) = inode::from_row(&value)?;
-        if spilled.is_some() {
-            record.content = Content::Extents(inode::extents_of(txn, record.attr.inode).await?);
+        let mut step = Step {
+            slot: &self.check,
+            journal,
+            check: before,
+        };
+        if step.check.is_none() {
+            journal.start().await?;
+            let mut check = Box::new(Check::new(m.run));
+            let roots = usage::all(&mut self.kv.begin()).await?;
+            let inodes = 1 + roots.iter().map(|(_, usage)| usage.entries).sum::<u64>();
+            check.report.rows_expected = 2 * inodes;
+            step.check = Some(check);
         }
-        let namesake = record.attr.inode.own_blob();
-        snapshot.count(&record.content, record.attr.size, Some(namesake));
-        if record.attr.kind == FileKind::Directory {
-            let stat = dir_stat::read(txn, record.attr.inode).await?;
-            snapshot.counts.insert(record.attr.inode, stat.entries);
-        }
-        snapshot.inodes.insert(record.attr.inode, record);
-    }
-    for (content, size) in part_contents(txn).await? {
-        snapshot.count(&content, size, None);
-    }
-    for (row_key, value) in scan_all(txn, &key(dentry::KIND, &[])).await? {
-        snapshot.entries.push(dentry::from_row(&row_key, &value)?);
-    }
-    for (row_key, _) in scan_all(txn, &key(inode::EXTENTS_KIND, &[])).await? {
-        *snapshot
-            .extent_rows
-            .entry(InodeId(key_u64("EXTN", &row_key, 4)?))
-            .or_default() += 1;
-    }
-    for (row_key, value) in scan_all(txn, &key(blob::KIND, &[])).await? {
-        let (id, record) = blob::from_row(&row_key, &value)?;
-        snapshot.blobs.insert(id, record);
-    }
-    for (row_key, value) in scan_all(txn, &key(orphan::KIND, &[])).await? {
-        match orphan::from_row(&row_key, &value)?.1 {
-            Orphan::Inode(id) => {
-                snapshot.orphans.insert(id);
+        let check = step.check.as_mut().expect("it was there or was made");
+        check.touched = clock::now();
+        let until = clock::now() + STEP;
+        while !check.report.done {
+            if let Err(error) = self.go_on(check).await {
+                if !matches!(error, MetaError::Kv(_)) {
+                    // A row that does not decode will not the next time.
+                    step.check = None;
+                }
+                return Err(error);
             }
-            Orphan::Blob(id, released) => {
-                snapshot.add(id, released.layout, released.refs, 0, false);
+            if clock::now() >= until {
+                break;
             }
         }
-    }
-    Ok(snapshot)
-}
-
-/// Returns what parts of unfinished uploads hold: a `PART` row begins with its version, content and size (`s3`).
-async fn part_contents(txn: &mut impl Txn) -> Result<Vec<(Content, u64)>, MetaError> {
-    let rows = scan_all(txn, b"PART").await?;
-    let decode = |value: &[u8]| -> Result<(Content, u64), DecodeError> {
-        let mut input = Decoder::new(value);
-        u8::get(&mut input)?;
-        Ok((Content::get(&mut input)?, u64::get(&mut input)?))
-    };
-    rows.iter()
-        .map(|(_, value)| decode(value).map_err(|error| corrupt("PART", error)))
-        .collect()
-}
-
-impl Snapshot {
-    fn count(&mut self, content: &Content, size: u64, namesake: Option<BlobId>) {
-        for extent in tree::references(content, size) {
-            let end = extent.blob_offset + extent.len_bytes;
-            self.add(
-                extent.blob,
-                extent.layout,
-                1,
-                end,
-                namesake == Some(extent.blob),
-            );
-        }
+        check.touched = clock::now();
+        Ok(check.report.clone())
     }
 
-    fn add(&mut self, id: BlobId, layout: Layout, refs: u64, len_bytes: u64, namesake: bool) {
-        let counted = self.counted.entry(id).or_insert(Counted {
-            layout,
-            refs: 0,
-            len_bytes,
-            namesake,
-        });
-        counted.refs += refs;
-        counted.len_bytes = counted.len_bytes.max(len_bytes);
-        counted.namesake |= namesake;
-    }
-}
-
-/// Entries lead to inodes of their kind; link and entry counts are right; a directory has one name, and its parent is there.
-fn check_entries(snapshot: &Snapshot, report: &mut impl FnMut(String)) {
-    let mut links: BTreeMap<InodeId, u32> = BTreeMap::new();
-    let mut entries: BTreeMap<InodeId, u64> = BTreeMap::new();
-    for (parent, name, dentry) in &snapshot.entries {
-        let shown = String::from_utf8_lossy(name.stored());
-        *entries.entry(*parent).or_default() += 1;
-        *links.entry(dentry.inode).or_default() += 1;
-        if !snapshot.inodes.contains_key(parent) {
-            report(format!(
-                "entry {shown:?} is in {parent}, which does not exist"
-            ));
-        }
-        let Some(child) = snapshot.inodes.get(&dentry.inode) else {
-            report(format!(
-                "entry {shown:?} in {parent} leads to nothing: {}",
-                dentry.inode
-            ));
-            continue;
-        };
-        let directory = child.attr.kind == FileKind::Directory;
-        if child.attr.kind != dentry.kind || name.is_directory() != directory {
-            report(format!(
-                "entry {shown:?} in {parent} has another kind than {}",
-                dentry.inode
-            ));
-        }
-        if directory && child.parent != *parent {
-            let other = child.parent;
-            report(format!(
-                "{} is in {parent} and says its parent is {other}",
-                dentry.inode
-            ));
-        }
-    }
-    for (id, record) in &snapshot.inodes {
-        let found = links.get(id).copied().unwrap_or(0);
-        let nlink = record.attr.nlink;
-        let right = match record.attr.kind {
-            FileKind::Directory if *id == InodeId::ROOT => nlink == 2 && found == 0,
-            FileKind::Directory => nlink == 2 * found && found <= 1,
-            _ => nlink == found,
-        };
-        if !right {
-            report(format!("{id} has {nlink} links and {found} names"));
-        }
-        if nlink == 0 && !snapshot.orphans.contains(id) {
-            report(format!("{id} has no name and is no orphan"));
-        }
-        let rows = snapshot.extent_rows.get(id).copied().unwrap_or(0);
-        if rows != record.extent_rows {
-            report(format!(
-                "{id} has {rows} extent rows, not {}",
-                record.extent_rows
-            ));
-        }
-    }
-    for id in snapshot
-        .extent_rows
-        .keys()
-        .filter(|id| !snapshot.inodes.contains_key(id))
-    {
-        report(format!("{id} has extent rows and does not exist"));
-    }
-    for id in &snapshot.orphans {
-        if snapshot
-            .inodes
-            .get(id)
-            .is_none_or(|record| record.attr.nlink > 0)
+    /// Forgets a check whose caller is gone.
+    pub(crate) fn forget_idle_check(&self, now: Instant) {
+        let mut slot = self.check.lock();
+        if let CheckSlot::Waiting(check) = &*slot
+            && now.saturating_duration_since(check.touched) > IDLE_MAX
         {
-            report(format!("{id} is filed as an orphan and is none"));
+            *slot = CheckSlot::None;
+            self.watches.journal.stop();
         }
     }
-    for (id, count) in &snapshot.counts {
-        let found = entries.get(id).copied().unwrap_or(0);
-        if found != *count {
-            report(format!("{id} counts {count} entries and has {found}"));
-        }
-    }
-}
 
-/// Every directory is below the root or an orphan. One that is in a cycle has a name and a parent, yet is not.
-fn check_reachable(snapshot: &Snapshot, report: &mut impl FnMut(String)) {
-    let mut children: BTreeMap<InodeId, Vec<InodeId>> = BTreeMap::new();
-    for (parent, _, dentry) in &snapshot.entries {
-        if dentry.kind == FileKind::Directory {
-            children.entry(*parent).or_default().push(dentry.inode);
-        }
-    }
-    let mut reached = BTreeSet::new();
-    let mut queue: Vec<InodeId> = snapshot.orphans.iter().copied().collect();
-    queue.push(InodeId::ROOT);
-    while let Some(id) = queue.pop() {
-        if reached.insert(id) {
-            queue.extend(children.get(&id).into_iter().flatten().copied());
-        }
-    }
-    for id in snapshot.counts.keys().filter(|id| !reached.contains(id)) {
-        report(format!("directory {id} is not reachable from the root"));
-    }
-    if !snapshot.inodes.contains_key(&InodeId::ROOT) {
-        report("the root directory does not exist".into());
-    }
-}
-
-/// Reference counts are right, and nothing refers to a dead blob.
-fn check_blobs(snapshot: &Snapshot, report: &mut impl FnMut(String)) {
-    for (id, counted) in &snapshot.counted {
-        let refs = counted.refs;
-        match snapshot.blobs.get(id) {
-            Some(record) if record.refs != refs => {
-                report(format!(
-                    "{id} has {refs} references, its count is {}",
-                    record.refs
-                ));
+    /// Does a little of what comes next.
+    async fn go_on(&self, check: &mut Check) -> Result<(), MetaError> {
+        match &mut check.phase {
+            Phase::Walk(kind, from) => {
+                let (kind, from) = (*kind, std::mem::take(from));
+                // Kept for a step that is cut off.
+                check.phase = Phase::Walk(kind, from.clone());
+                check.phase = match self.walk_page(check, kind, &from).await? {
+                    Some(next) => Phase::Walk(kind, next),
+                    None if kind + 1 < KINDS.len() => {
+                        Phase::Walk(kind + 1, KINDS[kind + 1].to_vec())
+                    }
+                    None => Phase::Settle,
+                };
+                // On the way, so that the journal stays short.
+                self.read_again(check).await
             }
-            None if refs != 1 || !counted.namesake => {
-                report(format!("{id} has {refs} references and no count"));
+            Phase::Settle => self.settle(check).await,
+            Phase::Judge(verdict) => {
+                if let Ok(verdict) = clock::timeout(STEP, verdict).await {
+                    let verdict = verdict.map_err(|_| FsError::Busy)?;
+                    check.report.inodes = verdict.inodes;
+                    check.report.entries = verdict.entries;
+                    check.report.blobs = verdict.blobs;
+                    check.phase = Phase::Name(verdict.parents(), None);
+                    check.verdict = verdict;
+                }
+                Ok(())
             }
-            Some(_) | None => {}
-        }
-        if snapshot.dead.contains_key(id) {
-            report(format!("{id} is marked dead and referred to"));
+            Phase::Name(parents, after) => {
+                let Some(parent) = parents.last().copied() else {
+                    check.finish();
+                    return Ok(());
+                };
+                let mut txn = self.kv.begin();
+                let page = dentry::scan(&mut txn, parent, after.as_deref(), SCAN_PAGE, true);
+                let page = page.await?;
+                *after = page
+                    .last()
+                    .map(|(name, _)| Bytes::copy_from_slice(name.stored()));
+                if page.is_empty() {
+                    parents.pop();
+                }
+                for (name, _) in page {
+                    let hash = check.verdict.hash(name.stored());
+                    if check.verdict.asks_for(parent, hash) {
+                        let shown = String::from_utf8_lossy(name.stored()).into_owned();
+                        check.names.insert((parent, hash), shown);
+                    }
+                }
+                Ok(())
+            }
         }
     }
-    for id in snapshot
-        .blobs
-        .keys()
-        .filter(|id| !snapshot.counted.contains_key(id))
-    {
-        report(format!("{id} has a reference count and no reference"));
+
+    /// Reads a page of the rows of a kind; returns where the next one begins.
+    async fn walk_page(
+        &self,
+        check: &mut Check,
+        kind: usize,
+        from: &[u8],
+    ) -> Result<Option<Vec<u8>>, MetaError> {
+        let began = clock::now();
+        let end = prefix_end(KINDS[kind]);
+        let mut txn = self.kv.begin();
+        let page = async {
+            let rows = txn.range_snapshot(from, &end, check.page_rows).await?;
+            for (key, value) in &rows {
+                check.image.add(&mut txn, key, value).await?;
+            }
+            Ok((rows.len(), rows.last().map(|(key, _)| key_after(key))))
+        };
+        let (count, next) = match page.await {
+            Err(MetaError::Kv(KvError::TooOld)) if check.page_rows > 1 => {
+                check.page_rows = (check.page_rows / 8).max(1);
+                return Ok(Some(from.to_vec()));
+            }
+            page => page?,
+        };
+        check.report.rows += u64::try_from(count).unwrap_or(0);
+        let more = count == usize::try_from(check.page_rows).unwrap_or(usize::MAX);
+        if clock::now().saturating_duration_since(began) > PAGE_TIME_MAX {
+            check.page_rows = (check.page_rows / 2).max(1);
+        }
+        Ok(next.filter(|_| more))
+    }
+
+    /// Reads again what changed, until there is not much of it.
+    async fn read_again(&self, check: &mut Check) -> Result<(), MetaError> {
+        if !check.note_changes(&self.watches.journal) {
+            check.give_up();
+            return Ok(());
+        }
+        let most = usize::try_from(check.page_rows).unwrap_or(usize::MAX);
+        while !check.pending.is_empty() {
+            let some: Vec<Row> = check.pending.iter().take(most).cloned().collect();
+            let mut txn = self.kv.begin();
+            for row in some {
+                match check.image.renew(&mut txn, &row).await {
+                    // What is left is for the next transaction.
+                    Err(MetaError::Kv(KvError::TooOld)) => break,
+                    done => done?,
+                }
+                check.pending.remove(&row);
+            }
+        }
+        Ok(())
+    }
+
+    /// Tries to make the image that of one moment, and has it judged.
+    async fn settle(&self, check: &mut Check) -> Result<(), MetaError> {
+        let mut txn = self.kv.begin();
+        // This read takes the snapshot; what is asked for after it has every change that the snapshot shows.
+        let stored: BTreeMap<_, _> = usage::all(&mut txn).await?.into_iter().collect();
+        if !check.note_changes(&self.watches.journal) || check.rounds == ROUNDS_MAX {
+            check.give_up();
+            return Ok(());
+        }
+        check.rounds += 1;
+        if check.pending.len() > LAST_ROWS_MAX {
+            return self.read_again(check).await;
+        }
+        let rows: Vec<Row> = check.pending.iter().cloned().collect();
+        for row in &rows {
+            match check.image.renew(&mut txn, row).await {
+                Err(MetaError::Kv(KvError::TooOld)) => return self.read_again(check).await,
+                done => done?,
+            }
+        }
+        check.pending = HashSet::new();
+        self.watches.journal.stop();
+        let image = std::mem::take(&mut check.image);
+        let (told, verdict) = oneshot::channel();
+        // A thread: seconds of work for many millions of files, and nothing to wait for.
+        drop(tasks::spawn_thread("fsck", move || {
+            // An error: the check was forgotten meanwhile.
+            let _ = told.send(judge::judge(image, &stored));
+        }));
+        check.phase = Phase::Judge(verdict);
+        Ok(())
     }
 }
 
-/// The figures of accounting roots are what is below them.
-fn check_usage(snapshot: &Snapshot, report: &mut impl FnMut(String)) {
-    let mut below: BTreeMap<InodeId, Usage> = BTreeMap::new();
-    for (id, record) in &snapshot.inodes {
-        if record.attr.nlink > 0 && record.root != *id {
-            let usage = below.entry(record.root).or_default();
-            usage.bytes += tree::counted_bytes(record);
-            usage.entries += 1;
-        }
-    }
-    let roots: BTreeSet<InodeId> = below.keys().chain(snapshot.usage.keys()).copied().collect();
-    for root in roots {
-        let of = |map: &BTreeMap<InodeId, Usage>| map.get(&root).copied().unwrap_or_default();
-        let (counted, stored) = (of(&below), of(&snapshot.usage));
-        if counted != stored {
-            report(format!(
-                "root {root} holds {counted:?}, its figures say {stored:?}"
-            ));
-        }
-    }
-}
+const _: () = assert!(FINDINGS_MAX <= 1_000, "a report fits a message");

@@ -5,12 +5,13 @@
 //! `janusfs_rpc::Handler`), chunk data (clients and the server's reclaimer talk to the chains), and any state that
 //! a restart may not lose, save the leases of clients, which a grace period covers.
 //!
-//! Reading order: `store`, `tree`, `meta`, `ops`, `s3`, `reclaim`, `fsck`, `service`.
+//! Reading order: `store`, `tree`, `meta`, `ops`, `s3`, `reclaim`, `journal`, `fsck`, `service`.
 #![forbid(unsafe_code)]
 
 mod error;
 mod fsck;
 mod ids;
+mod journal;
 mod lease;
 mod meta;
 mod ops;

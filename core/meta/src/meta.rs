@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 
 use crate::{
     MetaError,
+    fsck::CheckSlot,
     ids::Ids,
     lease::Leases,
     store::{epoch, inode},
@@ -44,6 +45,8 @@ pub struct Meta<K: Kv> {
     pub(crate) remote_noted: Semaphore,
     /// Where the walk over write-opens of dead clients goes on; `None`: at the start.
     pub(crate) sessions_after: Mutex<Option<Bytes>>,
+    /// The check that is under way.
+    pub(crate) check: Mutex<CheckSlot>,
 }
 
 impl<K: Kv> Meta<K> {
@@ -100,6 +103,7 @@ impl<K: Kv> Meta<K> {
             advanced: Mutex::new(None),
             remote_noted: Semaphore::new(1),
             sessions_after: Mutex::new(None),
+            check: Mutex::new(CheckSlot::None),
         };
         // So that the watermark is right before the first allocation.
         meta.allocate(1).await?;

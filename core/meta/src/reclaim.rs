@@ -55,6 +55,7 @@ impl<K: Kv> Meta<K> {
             self.epoch().await?
         };
         self.end_remote_leases().await?;
+        self.forget_idle_check(now);
         let grace = {
             let mut leases = self.leases.lock();
             leases.expire(now);

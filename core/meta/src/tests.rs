@@ -1,6 +1,7 @@
 //! Tests of the whole service over real stores: single behaviours, and random histories against a naive tree.
 
 mod behaviour;
+mod check;
 mod model;
 
 use std::sync::Arc;
@@ -11,9 +12,17 @@ use janusfs_types::{
     Attr, BlobId, ChainId, ChainInfo, ChainTable, ChainVersion, Credentials, FileKind, FsError,
     InodeId, Layout, NodeId, TargetId, TargetInfo,
 };
-use janusfs_wire::meta::{Create, Fsck, Lookup, Opened, ReadDir, WriteInline};
+use janusfs_wire::meta::{Create, Fsck, FsckReport, Lookup, Opened, ReadDir, WriteInline};
 
-use crate::{Meta, MetaConfig, MetaError};
+use crate::{
+    Meta, MetaConfig, MetaError,
+    store::{
+        inode,
+        orphan::{self, Orphan},
+        scan_all,
+    },
+    tree,
+};
 
 /// Runs a future to its end on a runtime of its own.
 pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
@@ -166,9 +175,43 @@ impl<K: Kv> Meta<K> {
         dead.into_iter().map(|dead| dead.blob).collect()
     }
 
+    /// Checks the metadata, all steps.
+    pub(crate) async fn checked(&self) -> FsckReport {
+        let run = janusfs_env::rng::random_u64();
+        loop {
+            let report = self.fsck(Fsck { run }).await.unwrap();
+            if report.done {
+                assert_eq!(report.changing, 0);
+                return report;
+            }
+        }
+    }
+
+    /// Returns every blob that metadata refers to, with its layout and its length in bytes.
+    pub(crate) async fn live_blobs(&self) -> Vec<(BlobId, Layout, u64)> {
+        let mut txn = self.kv.begin();
+        let mut live = std::collections::BTreeMap::new();
+        for (_, row) in scan_all(&mut txn, inode::KIND).await.unwrap() {
+            let id = inode::from_row(&row).unwrap().0.attr.inode;
+            let record = inode::load(&mut txn, id).await.unwrap();
+            for extent in tree::references(&record.content, record.attr.size) {
+                let end = extent.blob_offset + extent.len_bytes;
+                let known = live.entry(extent.blob).or_insert((extent.layout, 0));
+                known.1 = end.max(known.1);
+            }
+        }
+        for (key, row) in scan_all(&mut txn, orphan::KIND).await.unwrap() {
+            if let Orphan::Blob(id, released) = orphan::from_row(&key, &row).unwrap().1 {
+                live.entry(id).or_insert((released.layout, 0));
+            }
+        }
+        let live = live.into_iter();
+        live.map(|(id, (layout, len))| (id, layout, len)).collect()
+    }
+
     /// Fails with the findings when the check has any.
     pub(crate) async fn assert_clean(&self) {
-        let report = self.fsck(Fsck {}).await.unwrap();
+        let report = self.checked().await;
         assert_eq!(report.findings, [], "{} inodes", report.inodes);
     }
 }

@@ -35,6 +35,8 @@ use janusfs_types::{ClientId, InodeId, limits};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
+use crate::journal::Journal;
+
 const LEASE: Duration = Duration::from_millis(limits::CACHE_LEASE_MS as u64);
 /// Longest time that a `Watch` call waits.
 const POLL: Duration = Duration::from_millis(1_000);
@@ -161,6 +163,8 @@ struct Inner {
 
 /// All leases.
 pub(crate) struct Watches {
+    /// The same changes, as a check wants to know them.
+    pub(crate) journal: Journal,
     inner: Mutex<Inner>,
     /// Clients in `inner`.
     watchers: AtomicUsize,
@@ -176,6 +180,7 @@ impl Watches {
     /// Starts without a lease. [`Self::remember`] comes before the first change.
     pub(crate) fn new() -> Self {
         Self {
+            journal: Journal::default(),
             inner: Mutex::new(Inner::default()),
             watchers: AtomicUsize::new(0),
             changes: AtomicU64::new(0),

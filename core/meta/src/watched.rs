@@ -1,7 +1,8 @@
 //! The store as the service uses it: every transaction tells the leases (`watch`) what it saw and what it changed.
 //!
 //! Invariant: no operation can forget to: what counts is read off the keys of its transaction. Rows that no client
-//! caches (attributes of objects, extents, sessions, buckets, ...) do not count.
+//! caches (attributes of objects, extents, sessions, buckets, ...) do not count. In the same way a check (`fsck`)
+//! is told of every row that it looks at.
 
 use std::{cell::Cell, future::Future, sync::Arc};
 
@@ -9,11 +10,12 @@ use bytes::Bytes;
 use janusfs_env::tasks;
 use janusfs_kv::{Durability, Kv, KvError, Txn};
 use janusfs_rpc::Caller;
-use janusfs_types::InodeId;
+use janusfs_types::{BlobId, InodeId};
 use tokio::runtime::Handle;
 
 use crate::{
-    store::{dentry, dir_stat, inode},
+    journal::Row,
+    store::{blob, dentry, dir_stat, inode, orphan},
     watch::{Account, Fact, Watches},
 };
 
@@ -71,6 +73,7 @@ impl<K: Kv> Kv for WatchedKv<K> {
             caller,
             seen: Vec::new(),
             changed: Vec::new(),
+            checked: Vec::new(),
         }
     }
 
@@ -92,6 +95,27 @@ pub(crate) struct WatchedTxn<T> {
     since: u64,
     seen: Vec<u64>,
     changed: Vec<Fact>,
+    /// What it changed, as a check looks at it.
+    checked: Vec<Row>,
+}
+
+/// Returns what a check looks at of a row. Extents change with their inode.
+fn checked(key: &[u8]) -> Option<Row> {
+    let (kind, rest) = key.split_first_chunk::<4>()?;
+    if let orphan::KIND | orphan::DEAD_KIND | b"PART" = kind {
+        return Some(Row::Plain(Bytes::copy_from_slice(key)));
+    }
+    let (id, name) = rest.split_first_chunk::<8>()?;
+    match kind {
+        inode::KIND => Some(Row::Inode(InodeId(u64::from_le_bytes(*id)))),
+        dir_stat::KIND => Some(Row::Inode(InodeId(u64::from_be_bytes(*id)))),
+        dentry::KIND => Some(Row::Entry(
+            InodeId(u64::from_be_bytes(*id)),
+            Bytes::copy_from_slice(name),
+        )),
+        blob::KIND => Some(Row::Blob(BlobId(u64::from_be_bytes(*id)))),
+        _ => None,
+    }
 }
 
 /// Returns the fact that a row, or a range that begins at `key`, is about.
@@ -134,6 +158,10 @@ impl<T> WatchedTxn<T> {
         let fact = fact(key);
         if fact.is_some() && self.changed.last() != fact.as_ref() {
             self.changed.extend(fact);
+        }
+        let row = checked(key);
+        if row.is_some() && self.checked.last() != row.as_ref() {
+            self.checked.extend(row);
         }
     }
 }
@@ -186,7 +214,12 @@ impl<T: Txn + 'static> Txn for WatchedTxn<T> {
             !start.starts_with(dentry::KIND),
             "names are removed one by one, so that each is told of"
         );
-        self.changes(start);
+        if start.starts_with(b"PART") {
+            let range = (Bytes::copy_from_slice(start), Bytes::copy_from_slice(end));
+            self.checked.push(Row::Range(range.0, range.1));
+        } else {
+            self.changes(start);
+        }
         self.inner.clear_range(start, end);
     }
     fn atomic_add(&mut self, key: &[u8], amount: i64) {
@@ -222,6 +255,16 @@ impl<T: Txn + 'static> Txn for WatchedTxn<T> {
 impl<T: Txn> WatchedTxn<T> {
     /// Commits; tells whether the caller may believe the answer.
     async fn commit_and_settle(self, durability: Durability) -> (Result<(), KvError>, bool) {
+        let journal = Arc::clone(&self.watches);
+        let checked = self.checked;
+        let landing = (!checked.is_empty()).then(|| journal.journal.landing(|| checked.into()));
+        let landed = |done: &Result<(), KvError>| {
+            if let Some(landing) = landing
+                && !matches!(done, Err(KvError::CommitUnknown(_)))
+            {
+                landing.ended();
+            }
+        };
         let account = Account {
             caller: self.caller,
             since: self.since,
@@ -230,10 +273,13 @@ impl<T: Txn> WatchedTxn<T> {
             changed: self.changed,
         };
         if account.seen.is_empty() && account.changed.is_empty() {
-            return (self.inner.commit(durability).await, false);
+            let done = self.inner.commit(durability).await;
+            landed(&done);
+            return (done, false);
         }
         let committing = self.watches.committing(account);
         let done = self.inner.commit(durability).await;
+        landed(&done);
         let granted = match &done {
             Ok(()) => committing.committed(true).await,
             Err(KvError::CommitUnknown(_)) => committing.committed(false).await,

@@ -404,22 +404,34 @@ pub struct Finding {
 }
 wire_fields!(Finding { text });
 
-/// Result of `Fsck`.
+/// How far a check has come, and in the end its result.
 #[derive(Clone, PartialEq, Debug)]
 pub struct FsckReport {
+    /// Whether this is the end; else call again.
+    pub done: bool,
+    /// Rows looked at so far.
+    pub rows: u64,
+    /// Rows that there are, roughly.
+    pub rows_expected: u64,
     /// Inodes looked at.
     pub inodes: u64,
     /// Entries looked at.
     pub entries: u64,
-    /// Blobs that metadata refers to, with their length in bytes, for the data check.
+    /// Blobs that metadata refers to.
     pub blobs: u64,
+    /// Rows that changed faster than they could be read. Not 0: the check ended without a verdict.
+    pub changing: u64,
     /// What is wrong; empty is clean. At most 1,000.
     pub findings: Vec<Finding>,
 }
 wire_fields!(FsckReport {
+    done,
+    rows,
+    rows_expected,
     inodes,
     entries,
     blobs,
+    changing,
     findings
 });
 
@@ -461,8 +473,10 @@ methods! { ServiceId::Meta;
     4 StatFs {} -> FsStats;
     /// Returns when every metadata change acknowledged before is on stable storage.
     5 SyncMeta {} -> ();
-    /// Checks every metadata invariant on one snapshot.
-    6 Fsck {} -> FsckReport;
+    /// Does one step, well below the deadline, of the check of every metadata invariant as of one moment. `run` is a number of the
+    /// caller's choice: the first call with it begins, and the caller repeats it until the report is `done`. One check at a time
+    /// (`Busy`); one whose caller stays away is forgotten.
+    6 Fsck { run: u64 } -> FsckReport;
     /// Waits for something to forget, for at most about a second. `acked` is the last batch that the client has forgotten.
     /// Only a client that keeps calling this gets leases.
     7 Watch { client: ClientId, acked: u64 } -> Forget;

@@ -9,9 +9,9 @@ use janusfs_types::{
 use janusfs_wire::{
     Method, ServiceId, Wire,
     meta::{
-        AllocIds, Close, CommitWrite, Create, Fsck, GetAttr, GetXattr, Heartbeat, Hello, Link,
-        ListXattr, Open, ReadLink, RemoveXattr, Rename, RenameMode, Rmdir, SetAttr, SetXattr,
-        Spill, StatFs, Symlink, Trimmed, Truncate, Unlink, Unshare,
+        AllocIds, Close, CommitWrite, Create, GetAttr, GetXattr, Heartbeat, Hello, Link, ListXattr,
+        Open, ReadLink, RemoveXattr, Rename, RenameMode, Rmdir, SetAttr, SetXattr, Spill, StatFs,
+        Symlink, Trimmed, Truncate, Unlink, Unshare,
     },
 };
 
@@ -499,7 +499,7 @@ fn a_shared_blob_dies_with_its_last_reference() {
         .unwrap();
         meta.assert_clean().await;
         assert_eq!(meta.reclaim_now().await, []);
-        assert_eq!(meta.live_blobs().await.unwrap(), [(blob, layout(), 20)]);
+        assert_eq!(meta.live_blobs().await, [(blob, layout(), 20)]);
         assert!(meta.is_live_blob(blob).await.unwrap());
         meta.unlink(Unlink {
             parent: ROOT,
@@ -760,7 +760,7 @@ fn the_check_notices_what_is_wrong() {
         crate::store::usage::add(&mut txn, ROOT, 5, 0);
         tree::claim_blob(&mut txn, BlobId(1 << 51), layout(), 1);
         txn.commit(Durability::Soon).await.unwrap();
-        let report = meta.fsck(Fsck {}).await.unwrap();
+        let report = meta.checked().await;
         let texts: Vec<&str> = report
             .findings
             .iter()
