@@ -7,7 +7,7 @@
 //! Invariants: an object gets its name in one metadata transaction, after its whole body has arrived and every digest
 //! the client gave agreed; a request that asks for something absent is answered `NotImplemented`, never served without it.
 //!
-//! Reading order: `server`, `service`, `auth`, `namespace`, `ops/`, `hashing`, then the pure parts `error`, `etag`,
+//! Reading order: `server`, `unread`, `service`, `auth`, `namespace`, `ops/`, `hashing`, then the pure parts `error`, `etag`,
 //! `checksum`, `md5`.
 #![forbid(unsafe_code)]
 
@@ -21,5 +21,6 @@ mod namespace;
 mod ops;
 mod server;
 mod service;
+mod unread;
 
 pub use server::{GatewayConfig, run, serve};

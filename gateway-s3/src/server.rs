@@ -3,9 +3,21 @@
 //! Invariant: a request is one connection's only request, so the connection limit also bounds requests in flight.
 //! Absent: TLS (a proxy in front of it), HTTP/2.
 
-use std::{future::Future, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    net::SocketAddr,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use http::{HeaderValue, Request, StatusCode, header::SERVER};
+use http::{
+    HeaderValue, Request, StatusCode,
+    header::{CONNECTION, SERVER},
+};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use janusfs_client::Client;
@@ -24,6 +36,7 @@ use crate::{
     auth::{Access, Auth, KeyCache},
     namespace::Gateway,
     service::Service,
+    unread::{Lingering, watched},
 };
 
 /// Open connections, and so requests in flight; further ones wait in the listen queue.
@@ -147,7 +160,9 @@ async fn connection(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "TCP_NODELAY could not be set");
     }
-    let handler = service_fn(move |request| answer(service.clone(), request));
+    let unread = Arc::new(AtomicBool::new(false));
+    let stream = Lingering::new(stream, Arc::clone(&unread));
+    let handler = service_fn(move |request| answer(service.clone(), Arc::clone(&unread), request));
     let mut connection = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
@@ -171,10 +186,16 @@ async fn closed(closing: &mut watch::Receiver<bool>) {
     drop(closing.wait_for(|closing| *closing).await);
 }
 
-async fn answer(service: S3Service, request: Request<Incoming>) -> Result<HttpResponse, HttpError> {
+async fn answer(
+    service: S3Service,
+    unread: Arc<AtomicBool>,
+    request: Request<Incoming>,
+) -> Result<HttpResponse, HttpError> {
     let id = format!("{:016X}", rng::random_u64());
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let mut response = hyper::service::Service::call(&service, request).await?;
+    let (head, body) = request.into_parts();
+    let (body, ended) = watched(body);
+    let mut response = service.call(Request::from_parts(head, body)).await?;
     metrics::S3_REQUESTS.add(1);
     let status = response.status();
     if status.is_client_error() || status.is_server_error() {
@@ -185,7 +206,14 @@ async fn answer(service: S3Service, request: Request<Incoming>) -> Result<HttpRe
     } else {
         tracing::debug!(request = %id, %method, path, %status, "an S3 request was answered");
     }
+    // A good answer to a request whose body means nothing: hyper passes over the little that there is.
+    let refused = status.is_client_error() || status.is_server_error();
+    let cut_short = refused && !ended.load(Ordering::Relaxed);
+    unread.store(cut_short, Ordering::Relaxed);
     let headers = response.headers_mut();
+    if cut_short {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     if let Ok(value) = HeaderValue::from_str(&id) {
         headers.insert("x-amz-request-id", value);
     }

@@ -4,7 +4,7 @@
 //! `aws-chunked` body. Absent: anything that would mend a broken request.
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{self, Read as _, Write as _},
     net::{Shutdown, TcpStream},
     time::{Duration, SystemTime},
 };
@@ -175,6 +175,30 @@ impl Request {
     /// # Errors
     /// When the node does not listen, or does not answer in time.
     pub fn send(&self, address: &str) -> anyhow::Result<Answer> {
+        // The node may answer and close before it has read everything; its answer is what counts.
+        let (sent, received, bytes) = self.exchange(address)?;
+        if bytes.is_empty() {
+            sent.context("sending")?;
+            received.context("receiving")?;
+        }
+        Ok(answer(&bytes))
+    }
+
+    /// As [`Self::send`], like a client that looks for an answer only when it has sent its last byte.
+    ///
+    /// # Errors
+    /// Also when the node does not take everything, or breaks the connection off.
+    pub fn send_to_the_end(&self, address: &str) -> anyhow::Result<Answer> {
+        let (sent, received, bytes) = self.exchange(address)?;
+        sent.context("sending")?;
+        received.context("receiving")?;
+        Ok(answer(&bytes))
+    }
+
+    fn exchange(
+        &self,
+        address: &str,
+    ) -> anyhow::Result<(io::Result<()>, io::Result<usize>, Vec<u8>)> {
         let mut stream = TcpStream::connect(address).context("connecting")?;
         stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
         let mut head = format!("{} {} HTTP/1.1\r\n", self.method, self.target);
@@ -188,7 +212,6 @@ impl Request {
             head.push_str(&format!("content-length: {}\r\n", self.body.len()));
         }
         head.push_str("connection: close\r\n\r\n");
-        // The node may answer and close before it has read everything; its answer is what counts.
         let sent = stream
             .write_all(head.as_bytes())
             .and_then(|()| stream.write_all(&self.body))
@@ -198,21 +221,7 @@ impl Request {
             });
         let mut bytes = Vec::new();
         let received = stream.read_to_end(&mut bytes);
-        if bytes.is_empty() {
-            sent.context("sending")?;
-            received.context("receiving")?;
-        }
-        let text = String::from_utf8_lossy(&bytes);
-        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
-        let status = head
-            .split(' ')
-            .nth(1)
-            .and_then(|status| status.parse().ok());
-        Ok(Answer {
-            status: status.unwrap_or_default(),
-            head: head.to_owned(),
-            body: body.to_owned(),
-        })
+        Ok((sent, received, bytes))
     }
 
     fn value(&self, name: &str) -> Option<&str> {
@@ -249,6 +258,20 @@ fn amz_date(time: &str) -> String {
     let digits: String = time.chars().filter(|c| !"-:".contains(*c)).collect();
     let seconds = digits.split(['.', 'Z']).next().unwrap_or_default();
     format!("{seconds}Z")
+}
+
+fn answer(bytes: &[u8]) -> Answer {
+    let text = String::from_utf8_lossy(bytes);
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok());
+    Answer {
+        status: status.unwrap_or_default(),
+        head: head.to_owned(),
+        body: body.to_owned(),
+    }
 }
 
 fn hmac(key: &[u8], text: &str) -> Vec<u8> {

@@ -209,6 +209,48 @@ async fn who_may_not_enter_is_told_why() {
     door.is_well().await;
 }
 
+/// A client that sends all of a large body before it looks for an answer gets the answer, not a reset.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_early_refusal_reaches_who_is_still_sending() {
+    let door = Door::open().await;
+    let large = pattern(64 << 20, 5);
+    let address = door.address();
+    let nowhere = Request::new("PUT", "/no-such-bucket/key").body(large.clone());
+    let answer = nowhere.sign(address, door.keys()).send_to_the_end(address);
+    refused(&answer.unwrap(), 404, "NoSuchBucket");
+    let (access_key, _) = door.keys();
+    let stranger = door.put_request().body(large.clone());
+    let answer = stranger
+        .sign(address, (access_key, "wrong"))
+        .send_to_the_end(address);
+    let answer = answer.unwrap();
+    refused(&answer, 403, "SignatureDoesNotMatch");
+    assert!(
+        answer.head.to_lowercase().contains("connection: close"),
+        "{}",
+        answer.head
+    );
+    let put = door.s3.put_object().bucket("no-such-bucket").key("key");
+    let put = put.body(ByteStream::from(large)).send().await;
+    assert_eq!(code(put).as_deref(), Some("NoSuchBucket"));
+    door.is_well().await;
+}
+
+/// Who asks first sends no body after a refusal, and is not told to go on before it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_answers_who_asked_before_sending() {
+    let door = Door::open().await;
+    let asks = Request::new("PUT", "/no-such-bucket/key")
+        .header("expect", "100-continue")
+        .header("content-length", "67108864")
+        .header("x-amz-content-sha256", "UNSIGNED-PAYLOAD")
+        .sign(door.address(), door.keys());
+    // The whole answer, up to the end of the connection, of which this client sees only what the node sent.
+    let answer = asks.send_to_the_end(door.address()).unwrap();
+    refused(&answer, 404, "NoSuchBucket");
+    door.is_well().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_that_breaks_off_is_not_published() {
     let door = Door::open().await;

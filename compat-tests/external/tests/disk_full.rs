@@ -15,6 +15,7 @@ use std::{
 use aws_sdk_s3::{Client, primitives::ByteStream};
 use janusfs_external::{
     MountedNode, janusfs,
+    raw_s3::Request,
     s3::{code, get, pattern, put, root},
     wait_until,
 };
@@ -179,6 +180,19 @@ async fn a_full_disk_is_said_and_deleting_makes_room() {
     assert!(objects >= 10, "only {objects} objects fitted");
     is_full(write_synced(&top.join("large"), &pattern(20 * MIB, 7)));
     fs::remove_file(top.join("large")).unwrap();
+    // A client that is in the middle of a large body hears it too: one that reads while it sends, and one that does not.
+    let large = pattern(64 * MIB, 11);
+    let put_large = s3.put_object().bucket(BUCKET).key("large");
+    let put_large = put_large.body(ByteStream::from(large.clone())).send().await;
+    assert_eq!(code(put_large).as_deref(), Some("XJanusFSStorageFull"));
+    let address = &mounted.node.endpoints().s3;
+    let answer = Request::new("PUT", &format!("/{BUCKET}/large"))
+        .body(large)
+        .sign(address, mounted.node.credentials())
+        .send_to_the_end(address)
+        .unwrap();
+    assert_eq!(answer.status, 507, "{answer:?}");
+    assert_eq!(answer.code(), "XJanusFSStorageFull");
     // An upload in parts is refused alike, and what it holds goes with it.
     let upload = s3
         .create_multipart_upload()
