@@ -16,6 +16,7 @@ use std::{
     os::unix::{
         ffi::OsStrExt,
         fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink},
+        io::AsRawFd,
     },
     path::{Path, PathBuf},
     process::Command,
@@ -372,6 +373,29 @@ fn a_deleted_file_lives_while_it_is_open() {
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).unwrap();
     assert!(bytes == [pattern(100_000, 5), b"more".to_vec()].concat());
+}
+
+/// Who has a deleted file open can open it once more through `/proc`, and that asks the service what the file holds: the bytes
+/// of a small file must be there as long as its inode is.
+#[test]
+fn a_deleted_small_file_can_be_opened_again_by_who_has_it_open() {
+    let dir = workdir("deleted-small");
+    let path = dir.join("file");
+    fs::write(&path, pattern(4000, 6)).unwrap();
+    let mut file = File::open(&path).unwrap();
+    fs::remove_file(&path).unwrap();
+    // What the kernel has cached would hide what the service answers.
+    let forget = || {
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    };
+    forget();
+    let again = format!("/proc/self/fd/{}", file.as_raw_fd());
+    assert!(fs::read(again).unwrap() == pattern(4000, 6));
+    forget();
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).unwrap();
+    assert!(bytes == pattern(4000, 6));
+    assert_eq!(file.metadata().unwrap().nlink(), 0);
 }
 
 /// A mapping of a file; unmapped when dropped.
