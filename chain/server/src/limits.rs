@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// Chunks one `Remove`, `List` or `Scrub` call handles at most; bounds the reply and the time on one thread.
 pub(crate) const PAGE_MAX: u32 = 1024;
+/// Time after which a `Scrub` call answers with what it has: a sixth of its deadline, for large chunks on slow or busy disks.
+pub(crate) const SCRUB_TIME_MAX: Duration = Duration::from_secs(5);
 /// Writes and repairs in progress in one process; one more is refused as busy. Payload is bounded apart, in bytes.
 pub(crate) const JOBS_MAX: u32 = 65_536;
 /// Unit in which payload bytes are admitted: what a write costs at least.

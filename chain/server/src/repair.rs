@@ -8,12 +8,14 @@ use std::sync::{Arc, atomic::Ordering};
 use bytes::Bytes;
 use janusfs_chain_engine::EngineError;
 use janusfs_chain_protocol::Input;
-use janusfs_env::{metrics, tasks};
+use janusfs_env::{clock, metrics, tasks};
 use janusfs_types::{ChunkId, ChunkVersion, FsError, TargetId};
 use janusfs_wire::storage::{ChainRoute, ChunkStatus, Query, Read, Scrub, ScrubStep};
 
 use crate::{
-    limits::{DAMAGED_MAX, MENDS_MAX, PAGE_MAX, REPAIR_ATTEMPTS_MAX, REPAIR_DEADLINE},
+    limits::{
+        DAMAGED_MAX, MENDS_MAX, PAGE_MAX, REPAIR_ATTEMPTS_MAX, REPAIR_DEADLINE, SCRUB_TIME_MAX,
+    },
     role::StorageRole,
     target::Target,
     unbroken::Unbroken,
@@ -176,6 +178,7 @@ impl StorageRole {
         let limit = message.limit.clamp(1, PAGE_MAX);
         let engine = target.engine.clone();
         let page = tasks::blocking(move || engine.list(message.after, limit)).await?;
+        let until = clock::now() + SCRUB_TIME_MAX;
         let mut step = ScrubStep {
             last: None,
             checked: 0,
@@ -200,6 +203,9 @@ impl StorageRole {
                     }
                 }
                 Err(error) => return Err(error.into()),
+            }
+            if clock::now() >= until {
+                break;
             }
         }
         Ok(step)
