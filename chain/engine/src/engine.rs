@@ -473,19 +473,19 @@ fn read_verified(
     end: u32,
     mode: ReadMode,
 ) -> Result<Option<(Bytes, u32)>, EngineError> {
-    let slot = image.slot.as_ref().expect("an image with bytes has a slot");
-    let piece = slot.class().piece();
+    let body = image.body.as_ref().expect("an image with bytes has a slot");
+    let piece = body.class().piece();
     let from = offset - offset % piece;
     let until = end.next_multiple_of(piece).min(image.len);
     let mut buf = vec![0; (until - from) as usize];
     match mode {
         ReadMode::Cached => {
-            if !slot.read_cached(&mut buf, from)? {
+            if !body.read_cached(&mut buf, from)? {
                 return Ok(None);
             }
         }
         ReadMode::Blocking => {
-            if slot.read(&mut buf, from)? < buf.len() {
+            if !body.read(&mut buf, from)? {
                 return Err(EngineError::Corrupt { chunk });
             }
         }

@@ -1,7 +1,7 @@
 //! One version of a chunk's bytes: where they lie and the checksums that cover them; and a chunk's set of versions.
 //!
-//! An image never changes. A later version shares its slot when it only appends or shortens; what an image covers
-//! (`len` bytes) is never written again while the image exists.
+//! An image never changes. A later version shares its slots, all when it only appends or shortens, all but the patches it
+//! makes when it overwrites; what an image covers (`len` bytes) is never written again while the image exists.
 
 use std::sync::Arc;
 
@@ -9,9 +9,9 @@ use bytes::Bytes;
 use janusfs_types::ChunkVersion;
 
 use crate::{
-    Tag,
+    EngineError, Tag,
     crc::{Shift, crc32c, crc32c_zeros},
-    slots::{SizeClass, SlotRef},
+    slots::{Placed, SizeClass, SlotRef},
 };
 
 /// One version of a chunk. `S` is a slot's number in a stored row, a held slot in memory.
@@ -21,19 +21,137 @@ pub(crate) struct Image<S> {
     /// The barrier that makes the bytes stable.
     pub(crate) epoch: u64,
     /// `None` exactly when `len` is 0.
-    pub(crate) slot: Option<S>,
+    pub(crate) body: Option<Body<S>>,
     pub(crate) len: u32,
     /// CRC32C of all bytes.
     pub(crate) crc: u32,
-    /// The slot has bytes past `len` that an older version may still need: the next growth moves elsewhere.
+    /// The slots have bytes past `len` that an older version may still need: the next growth moves elsewhere.
     pub(crate) sealed: bool,
     pub(crate) tag: Option<Tag>,
     /// CRC32C of each piece; the last one covers only what lies below `len`.
     pub(crate) pieces: Arc<[u32]>,
 }
 
-/// An image whose slot is held.
+/// An image whose slots are held.
 pub(crate) type LiveImage = Image<Arc<SlotRef>>;
+
+/// Where the bytes of an image lie: in a slot, apart from the stretches that patches stand for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Body<S> {
+    pub(crate) slot: S,
+    /// In order of their numbers; each begins below `len`.
+    pub(crate) patches: Arc<[Patch<S>]>,
+}
+
+/// A slot that stands for the stretch `[number, number + 1)`, in units of its class, of another.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Patch<S> {
+    pub(crate) number: u32,
+    pub(crate) slot: S,
+}
+
+impl<S> Body<S> {
+    /// Returns a body without patches.
+    pub(crate) fn plain(slot: S) -> Self {
+        Self {
+            slot,
+            patches: Arc::new([]),
+        }
+    }
+
+    /// Returns all slots.
+    #[cfg(test)]
+    pub(crate) fn slots(&self) -> impl Iterator<Item = &S> {
+        let patches = self.patches.iter().map(|patch| &patch.slot);
+        std::iter::once(&self.slot).chain(patches)
+    }
+}
+
+/// A body whose slots are held.
+pub(crate) type LiveBody = Body<Arc<SlotRef>>;
+
+impl LiveBody {
+    pub(crate) fn class(&self) -> SizeClass {
+        self.slot.slot().class
+    }
+
+    /// Returns the slot that the byte `at` lies in, its place there, and how many bytes from it on lie there.
+    fn run(&self, at: u32) -> (&SlotRef, u32, usize) {
+        let size = self.class().size();
+        let Some(first) = self.patches.first() else {
+            return (&self.slot, at, (size - at) as usize);
+        };
+        let stretch = first.slot.slot().class.size();
+        let number = at / stretch;
+        let next = self.patches.partition_point(|patch| patch.number < number);
+        match self.patches.get(next) {
+            Some(patch) if patch.number == number => {
+                let place = at % stretch;
+                (&patch.slot, place, (stretch - place) as usize)
+            }
+            Some(patch) => (&self.slot, at, (patch.number * stretch - at) as usize),
+            None => (&self.slot, at, (size - at) as usize),
+        }
+    }
+
+    /// Fills `buf` from `at` on; tells whether the slots have that many bytes.
+    pub(crate) fn read(&self, mut buf: &mut [u8], mut at: u32) -> Result<bool, EngineError> {
+        while !buf.is_empty() {
+            let (slot, place, room) = self.run(at);
+            let (part, rest) = buf.split_at_mut(room.min(buf.len()));
+            if slot.read(part, place)? < part.len() {
+                return Ok(false);
+            }
+            at += len_of(part);
+            buf = rest;
+        }
+        Ok(true)
+    }
+
+    /// Fills `buf` if that needs no waiting, and tells whether it did.
+    pub(crate) fn read_cached(&self, mut buf: &mut [u8], mut at: u32) -> Result<bool, EngineError> {
+        while !buf.is_empty() {
+            let (slot, place, room) = self.run(at);
+            let (part, rest) = buf.split_at_mut(room.min(buf.len()));
+            if !slot.read_cached(part, place)? {
+                return Ok(false);
+            }
+            at += len_of(part);
+            buf = rest;
+        }
+        Ok(true)
+    }
+
+    /// Writes at `at`, which no image may cover.
+    pub(crate) fn write(&self, mut bytes: &[u8], mut at: u32) -> Result<(), EngineError> {
+        while !bytes.is_empty() {
+            let (slot, place, room) = self.run(at);
+            let (part, rest) = bytes.split_at(room.min(bytes.len()));
+            slot.write(part, place)?;
+            at += len_of(part);
+            bytes = rest;
+        }
+        Ok(())
+    }
+}
+
+fn len_of(part: &[u8]) -> u32 {
+    u32::try_from(part.len()).expect("a part of a chunk fits a u32")
+}
+
+/// Returns the checksum of `len` bytes from those of their pieces.
+pub(crate) fn combine_pieces(class: SizeClass, pieces: &[u32], len: u32) -> u32 {
+    let Some((last, full)) = pieces.split_last() else {
+        return 0;
+    };
+    let piece = class.piece();
+    let full_piece = Shift::by(piece as usize);
+    let crc = full
+        .iter()
+        .fold(0, |crc, sum| full_piece.combine(crc, *sum));
+    let rest = len - piece * u32::try_from(full.len()).expect("a chunk has few pieces");
+    Shift::by(rest as usize).combine(crc, *last)
+}
 
 /// A chunk's versions, as a stored row or in memory.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -1,6 +1,6 @@
 //! Slots: where a chunk's bytes lie. Size classes, data files, allocation, and the wait of freed slots.
 //!
-//! Invariants: a set bit is a slot that a [`SlotRef`] holds or that waits in `freed`. Rows and readers hold a slot
+//! Invariants: a set bit is a slot that a [`SlotRef`] holds, that waits in `freed`, or that is kept for the next patch. Rows and readers hold a slot
 //! through an `Arc<SlotRef>`; when the last one goes, the slot is filed under the epoch of that moment and becomes
 //! free only when a barrier has covered that epoch. So no slot is reused while a reader is in it, nor while a row
 //! that a power cut could bring back still names it. Nothing here is stored: rows are the truth.
@@ -24,6 +24,9 @@ use crate::{
 
 /// Largest data file in bytes: file systems limit a file, and a smaller file syncs less at once.
 const FILE_MAX_BYTES: u64 = 64 << 30;
+/// How many free slots of the smallest class keep their blocks on the disk. An overwrite takes one and lets one go: on blocks
+/// that are there its `fdatasync` finds no change of the file's layout to put in the file system's journal.
+const KEPT_MAX: usize = 64;
 /// Smallest piece in bytes: what a partial read must fetch to verify itself.
 const PIECE_MIN_BYTES: u32 = 16 << 10;
 /// Most pieces of a chunk: bounds the row at about 1 KiB an image.
@@ -62,6 +65,12 @@ impl SizeClass {
     /// Returns the piece size in bytes.
     pub(crate) fn piece(self) -> u32 {
         (self.size() / PIECE_COUNT_MAX).max(PIECE_MIN_BYTES)
+    }
+
+    /// Returns the class of the slots that patch one of this class, whole pieces each; `None` for the smallest class,
+    /// of which nothing smaller can be replaced.
+    pub(crate) fn patch(self) -> Option<Self> {
+        Self::for_len(u64::from(self.piece())).filter(|patch| patch.size() < self.size())
     }
 
     fn slots_per_file(self) -> u32 {
@@ -144,10 +153,6 @@ pub(crate) struct SlotRef {
 }
 
 impl SlotRef {
-    pub(crate) fn class(&self) -> SizeClass {
-        self.slot.class
-    }
-
     /// Reads at `at`; returns the count, fewer than asked only where the file ends.
     pub(crate) fn read(&self, buf: &mut [u8], at: u32) -> Result<usize, EngineError> {
         let offset = self.offset + u64::from(at);
@@ -246,6 +251,8 @@ pub(crate) struct Slots {
     files: Mutex<HashMap<(SizeClass, u32), Arc<DataFile>>>,
     /// Innermost lock: taken when an image is dropped, whatever else is held.
     freed: Mutex<Vec<Freed>>,
+    /// Free slots of the smallest class that were not punched; their bits are set.
+    kept: Mutex<Vec<u32>>,
     used_bytes: AtomicU64,
 }
 
@@ -257,16 +264,18 @@ impl Slots {
             bitmaps: (0..SizeClass::COUNT).map(|_| Mutex::default()).collect(),
             files: Mutex::default(),
             freed: Mutex::default(),
+            kept: Mutex::default(),
             used_bytes: AtomicU64::new(0),
         }
     }
 
-    /// Allocates the first free slot of a class.
+    /// Allocates a free slot of a class: one that was kept, or the first.
     pub(crate) fn allocate(
         self: &Arc<Self>,
         class: SizeClass,
     ) -> Result<Arc<SlotRef>, EngineError> {
-        let index = self.bitmaps[usize::from(class.0)].lock().take_first();
+        let kept = (class.0 == 0).then(|| self.kept.lock().pop()).flatten();
+        let index = kept.unwrap_or_else(|| self.bitmaps[usize::from(class.0)].lock().take_first());
         let slot = Slot { class, index };
         match self.file(slot) {
             Ok(file) => Ok(self.hold(slot, file)),
@@ -338,7 +347,7 @@ impl Slots {
     }
 
     /// Makes slots freed up to `epoch` available again and gives their blocks back to the file system, so that
-    /// another class can have them.
+    /// another class can have them, but for the few that are kept.
     pub(crate) fn recycle(&self, epoch: u64) -> Result<(), EngineError> {
         let ready: Vec<Freed> = self
             .freed
@@ -346,6 +355,15 @@ impl Slots {
             .extract_if(.., |freed| freed.epoch <= epoch)
             .collect();
         for Freed { slot, .. } in &ready {
+            if slot.class.0 == 0 {
+                let mut kept = self.kept.lock();
+                if kept.len() < KEPT_MAX {
+                    kept.push(slot.index);
+                    let size = u64::from(slot.class.size());
+                    self.used_bytes.fetch_sub(size, Ordering::Relaxed);
+                    continue;
+                }
+            }
             let file = self.file(*slot)?;
             let size = u64::from(slot.class.size());
             let offset = u64::from(slot.index % slot.class.slots_per_file()) * size;
@@ -370,15 +388,17 @@ impl Slots {
         self.used_bytes.load(Ordering::Relaxed)
     }
 
-    /// Returns the allocated slots that no longer have a holder, and all allocated slots.
+    /// Returns the allocated slots that no longer have a holder, and all allocated slots but the kept ones.
     #[cfg(test)]
     pub(crate) fn census(&self) -> (Vec<Slot>, Vec<Slot>) {
         let waiting = self.freed.lock().iter().map(|freed| freed.slot).collect();
         let mut allocated = Vec::new();
         for (number, bitmap) in (0..).zip(&self.bitmaps) {
             let class = SizeClass::new(number).expect("one bitmap a class");
+            let kept = self.kept.lock();
             for (at, word) in (0..).zip(&bitmap.lock().words) {
-                let set = (0..64).filter(|bit| word >> bit & 1 == 1);
+                let is_kept = |bit| number == 0 && kept.contains(&(at * 64 + bit));
+                let set = (0..64).filter(|bit| word >> bit & 1 == 1 && !is_kept(*bit));
                 allocated.extend(set.map(|bit| Slot {
                     class,
                     index: at * 64 + bit,

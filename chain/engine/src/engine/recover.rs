@@ -5,6 +5,7 @@
 //! barrier ends the recovery, so that a later power cut cannot bring back rows from before it.
 
 use std::{
+    collections::HashMap,
     fs::{self, File, OpenOptions},
     io::{self, Write},
     path::Path,
@@ -18,13 +19,13 @@ use super::{Engine, SHARD_COUNT, shard_of, verify_image};
 use crate::{
     EngineError, EngineOptions,
     disk::{Disk, file::FileDisk},
-    image::{Image, LiveImage, Row},
+    image::{Body, Image, LiveImage, Patch, Row},
     meta::{
         MetaStore,
         rocks::RocksMeta,
         row::{self, RowError, StoredRow},
     },
-    slots::{Epochs, Slot, Slots},
+    slots::{Epochs, Slot, SlotRef, Slots},
 };
 
 /// The newest format of the directory that this program reads, and the one it writes.
@@ -170,7 +171,7 @@ fn load(dir: &Path, meta: &dyn MetaStore) -> Result<(u64, Vec<(ChunkId, StoredRo
         let row = row::decode(value).map_err(|error| match error {
             RowError::Newer(found) => EngineError::NewerFormat {
                 found: found.into(),
-                supported: FORMAT,
+                supported: row::ENCODING.into(),
             },
             RowError::Damaged => EngineError::Corrupt { chunk },
         })?;
@@ -196,7 +197,7 @@ impl Engine {
             // Their slots may have new owners.
             stored.previous.clear();
         }
-        let mut held = Vec::new();
+        let mut held = HashMap::new();
         let mut hold = |image: Image<Slot>| self.hold_image(chunk, image, &mut held);
         let had_committed = stored.committed.is_some();
         let candidates: Vec<LiveImage> = stored
@@ -241,31 +242,36 @@ impl Engine {
         Ok(())
     }
 
-    /// Holds an image's slot; images of one chunk may share it, those of two may not.
+    /// Holds an image's slots; images of one chunk may share them, those of two may not.
     fn hold_image(
         &self,
         chunk: ChunkId,
         image: Image<Slot>,
-        held: &mut Vec<(Slot, Arc<crate::slots::SlotRef>)>,
+        held: &mut HashMap<Slot, Arc<SlotRef>>,
     ) -> Result<LiveImage, EngineError> {
-        let slot = match image.slot {
-            None => None,
-            Some(slot) => match held.iter().find(|(known, _)| *known == slot) {
-                Some((_, shared)) => Some(Arc::clone(shared)),
-                None => {
-                    let fresh = self
-                        .slots
-                        .occupy(slot)?
-                        .ok_or(EngineError::Corrupt { chunk })?;
-                    held.push((slot, Arc::clone(&fresh)));
-                    Some(fresh)
-                }
-            },
+        let mut hold = |slot: Slot| -> Result<Arc<SlotRef>, EngineError> {
+            if let Some(shared) = held.get(&slot) {
+                return Ok(Arc::clone(shared));
+            }
+            let fresh = self.slots.occupy(slot)?;
+            let fresh = fresh.ok_or(EngineError::Corrupt { chunk })?;
+            held.insert(slot, Arc::clone(&fresh));
+            Ok(fresh)
+        };
+        let mut hold_body = |body: Body<Slot>| -> Result<_, EngineError> {
+            let slot = hold(body.slot)?;
+            let mut patches = Vec::with_capacity(body.patches.len());
+            for Patch { number, slot } in body.patches.iter() {
+                let (number, slot) = (*number, hold(*slot)?);
+                patches.push(Patch { number, slot });
+            }
+            let patches = patches.into();
+            Ok(Body { slot, patches })
         };
         Ok(LiveImage {
             version: image.version,
             epoch: image.epoch,
-            slot,
+            body: image.body.map(&mut hold_body).transpose()?,
             len: image.len,
             crc: image.crc,
             sealed: image.sealed,

@@ -17,7 +17,7 @@ use crate::{
     crc::crc32c,
     disk::sim::{Dice, Power, SimDisk},
     meta::mem::MemMeta,
-    slots::Slot,
+    slots::{Placed, Slot},
 };
 
 const CHUNK: ChunkId = ChunkId {
@@ -147,7 +147,8 @@ fn assert_allocator_consistent(engine: &Engine) {
         for row in shard.lock().values() {
             let slots: HashSet<Slot> = row
                 .images()
-                .filter_map(|image| Some(image.slot.as_ref()?.slot()))
+                .filter_map(|image| image.body.as_ref())
+                .flat_map(|body| body.slots().map(Placed::slot))
                 .collect();
             for slot in slots {
                 assert!(owned.insert(slot), "two chunks own {slot:?}");
@@ -166,13 +167,25 @@ fn assert_allocator_consistent(engine: &Engine) {
     assert_eq!(engine.usage().used_bytes, bytes);
 }
 
-use crate::slots::Placed;
+/// How many stretches of the committed version of a chunk lie in patches.
+fn patch_count(engine: &Engine, chunk: ChunkId) -> usize {
+    let committed = engine.row(chunk).and_then(|row| row.committed);
+    let body = committed.as_ref().and_then(|image| image.body.as_ref());
+    body.map_or(0, |body| body.patches.len())
+}
 
 #[derive(Clone, Debug)]
 enum Step {
     Write {
         chunk: u32,
         offset: u32,
+        len: u32,
+        commit: Commit,
+    },
+    /// Somewhere within what is there.
+    Overwrite {
+        chunk: u32,
+        at: prop::sample::Index,
         len: u32,
         commit: Commit,
     },
@@ -224,12 +237,15 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => (chunk(), length(), length(), commit())
             .prop_map(|(chunk, offset, len, commit)| Step::Write { chunk, offset, len, commit }),
+        8 => (chunk(), any::<prop::sample::Index>(), length(), commit())
+            .prop_map(|(chunk, at, len, commit)| Step::Overwrite { chunk, at, len, commit }),
         2 => (chunk(), length(), commit())
             .prop_map(|(chunk, len, commit)| Step::Truncate { chunk, len, commit }),
         1 => (chunk(), length()).prop_map(|(chunk, len)| Step::Create { chunk, len }),
         1 => chunk().prop_map(|chunk| Step::CommitPending { chunk }),
         1 => chunk().prop_map(|chunk| Step::Discard { chunk }),
-        1 => (chunk(), length()).prop_map(|(chunk, len)| Step::Replace { chunk, len }),
+        2 => (chunk(), prop_oneof![length(), 150_000u32..600_000])
+            .prop_map(|(chunk, len)| Step::Replace { chunk, len }),
         1 => (0u32..4).prop_map(|from| Step::Remove { from }),
         4 => (chunk(), length(), length())
             .prop_map(|(chunk, offset, len)| Step::Read { chunk, offset, len }),
@@ -381,6 +397,22 @@ fn run_step(model: &mut Model, engine: &mut Option<Engine>, lab: &Lab, step: Ste
                 .stage(store, chunk, op, &noise(seed, len as usize), commit)
                 .unwrap();
         }
+        Step::Overwrite {
+            chunk,
+            at,
+            len,
+            commit,
+        } => {
+            let known = model
+                .chunks
+                .get(&chunk)
+                .map_or(0, |known| known.bytes.len());
+            let offset = at.index(known + 1) as u32;
+            let op = EngineOp::Write { offset };
+            model
+                .stage(store, chunk, op, &noise(seed, len as usize), commit)
+                .unwrap();
+        }
         Step::Truncate { chunk, len, commit } => {
             let op = EngineOp::Truncate { len_bytes: len };
             model.stage(store, chunk, op, &[], commit).unwrap();
@@ -480,6 +512,9 @@ struct History {
     /// Pending versions that a completed barrier covers and nothing has touched since.
     stable_pending: HashMap<u32, u64>,
     live_pending: HashMap<u32, u64>,
+    /// How often a write patched a chunk, and how often one ended with a whole chunk again.
+    patched: usize,
+    made_whole: usize,
 }
 
 impl History {
@@ -518,8 +553,13 @@ impl History {
         match kind {
             0..=11 => {
                 let tail = base.len() as u32;
-                let op = match dice.roll(6) {
+                let large = tail == 0 && dice.roll(2) == 0;
+                let op = match dice.roll(12) {
+                    _ if large => EngineOp::Write { offset: 0 },
                     0..=2 => EngineOp::Write { offset: tail },
+                    6..=11 => EngineOp::Write {
+                        offset: dice.roll(u64::from(tail) + 1) as u32,
+                    },
                     3 => EngineOp::Write {
                         offset: dice.roll(70_000) as u32,
                     },
@@ -528,7 +568,10 @@ impl History {
                         len_bytes: dice.roll(u64::from(tail) + 1) as u32,
                     },
                 };
-                let len = [600, 5000, 40_000][dice.roll(3) as usize];
+                let len = match dice.roll(3) {
+                    _ if large => 330_000,
+                    kind => [600, 5000, 40_000][kind as usize],
+                };
                 let data = noise(dice.roll(u64::MAX), dice.roll(len) as usize);
                 let data = if matches!(op, EngineOp::Truncate { .. }) {
                     vec![]
@@ -542,6 +585,7 @@ impl History {
                     ..payload.write(id(chunk), version + 1, op)
                 };
                 self.touch(chunk);
+                let patches = patch_count(engine, id(chunk));
                 self.staged
                     .entry((chunk, version + 1))
                     .or_default()
@@ -557,6 +601,12 @@ impl History {
                 } else {
                     self.push(chunk, Some((version + 1, bytes)));
                     engine.stage_and_commit(&write)?;
+                }
+                if kind >= 4 {
+                    let now = patch_count(engine, id(chunk));
+                    self.patched += usize::from(now > patches);
+                    let cut = matches!(op, EngineOp::Truncate { .. });
+                    self.made_whole += usize::from(now == 0 && patches > 0 && !cut);
                 }
             }
             12 | 13 => {
@@ -630,7 +680,7 @@ impl History {
 
 #[test]
 fn a_power_cut_anywhere_loses_nothing_synced_and_gives_no_wrong_bytes() {
-    let mut failed_opens = 0;
+    let (mut failed_opens, mut patched, mut made_whole) = (0, 0, 0);
     for seed in 0..250u64 {
         let mut dice = Dice(seed);
         let lab = Lab::new();
@@ -657,8 +707,14 @@ fn a_power_cut_anywhere_loses_nothing_synced_and_gives_no_wrong_bytes() {
             drop(engine);
             lab.power_cut(dice.roll(u64::MAX));
         }
+        patched += history.patched;
+        made_whole += history.made_whole;
     }
     assert!(failed_opens > 100, "recovery was cut as well");
+    assert!(
+        patched > 1000 && made_whole > 100,
+        "patched {patched} times, made whole {made_whole} times"
+    );
 }
 
 /// What version `version` does to a chunk: mostly appends, some overwrites and cuts.
@@ -793,7 +849,7 @@ fn a_chunk_whose_length_was_foretold_does_not_move_while_it_grows() {
     let (first, rest) = (noise(1, 70_000), noise(2, 180_000));
     let slot = || {
         let image = engine.row(CHUNK).unwrap().committed.unwrap();
-        image.slot.as_ref().unwrap().slot()
+        image.body.as_ref().unwrap().slot.slot()
     };
     for (version, expected_len_bytes) in [(1, 250_000), (4, 0)] {
         let payload = Payload::new(&first);
@@ -974,24 +1030,22 @@ fn a_newer_or_foreign_directory_is_refused_untouched() {
     assert!(!dir.path().join("meta").exists());
 }
 
-#[test]
-fn readers_never_see_a_mixed_version_while_slots_are_reused() {
-    const LEN: usize = 40_000;
+/// Readers against a writer that overwrites `[offset, offset + count)` of a chunk of `len` bytes with one value a version.
+fn read_while_overwritten(len: usize, offset: usize, count: usize, used_bytes: u64) {
     let dir = tempfile::tempdir().unwrap();
     let engine = Engine::open(dir.path(), options()).unwrap();
-    let fill = |version: u64| vec![(version % 251) as u8; LEN];
-    put(&engine, 1, EngineOp::Create, &fill(1)).unwrap();
+    let fill = |version: u64| vec![(version % 251) as u8; count];
+    let ground = noise(3, len);
+    let op = EngineOp::Write {
+        offset: offset as u32,
+    };
+    let expected = |version| reference(&ground, op, &fill(version));
+    put(&engine, 1, EngineOp::Create, &expected(1)).unwrap();
     let last = 1500u64;
     std::thread::scope(|scope| {
         scope.spawn(|| {
             for version in 2..=last {
-                put(
-                    &engine,
-                    version,
-                    EngineOp::Write { offset: 0 },
-                    &fill(version),
-                )
-                .unwrap();
+                put(&engine, version, op, &fill(version)).unwrap();
             }
         });
         for _ in 0..2 {
@@ -999,7 +1053,7 @@ fn readers_never_see_a_mixed_version_while_slots_are_reused() {
                 let mut seen = 0;
                 while seen < last {
                     let (version, bytes) = read_all(&engine, CHUNK);
-                    assert!(version >= seen && bytes == fill(version));
+                    assert!(version >= seen && bytes == expected(version));
                     seen = version;
                 }
             });
@@ -1012,6 +1066,252 @@ fn readers_never_see_a_mixed_version_while_slots_are_reused() {
     });
     engine.sync().unwrap();
     engine.sync().unwrap();
-    assert_eq!(engine.usage().used_bytes, 1 << 16);
+    assert_eq!(engine.usage().used_bytes, used_bytes);
     assert_allocator_consistent(&engine);
+}
+
+#[test]
+fn readers_never_see_a_mixed_version_while_slots_are_reused() {
+    read_while_overwritten(40_000, 0, 40_000, 1 << 16);
+}
+
+#[test]
+fn readers_never_see_a_mixed_version_while_patches_are_reused() {
+    // Over the edge of two stretches.
+    read_while_overwritten(250_000, 60_000, 9_000, (4 + 2) << 16);
+}
+
+#[test]
+fn an_overwrite_copies_its_stretch_until_half_the_chunk_is_patched() {
+    const STRETCH: u32 = 64 << 10;
+    let lab = Lab::new();
+    let engine = lab.open();
+    let mut bytes = noise(1, 500_000);
+    put(&engine, 1, EngineOp::Create, &bytes).unwrap();
+    engine.sync().unwrap();
+    let base = || {
+        let image = engine.row(CHUNK).unwrap().committed.unwrap();
+        image.body.as_ref().unwrap().slot.slot()
+    };
+    let first = base();
+    let mut version = 1;
+    let mut overwrite = |bytes: &mut Vec<u8>, offset: u32, len: usize| {
+        version += 1;
+        let op = EngineOp::Write { offset };
+        let data = noise(version, len);
+        put(&engine, version, op, &data).unwrap();
+        *bytes = reference(bytes, op, &data);
+        assert!(read_all(&engine, CHUNK) == (version, bytes.clone()));
+        assert_eq!(engine.query(CHUNK).unwrap().crc, crc32c(bytes));
+        engine.verify(CHUNK).unwrap();
+        assert_allocator_consistent(&engine);
+        patch_count(&engine, CHUNK)
+    };
+    assert_eq!(overwrite(&mut bytes, 5000, 4096), 1);
+    assert_eq!(overwrite(&mut bytes, 100, 4096), 1, "the same stretch");
+    assert_eq!(
+        overwrite(&mut bytes, 2 * STRETCH - 10, 20),
+        3,
+        "two stretches"
+    );
+    engine.sync().unwrap();
+    engine.sync().unwrap();
+    let used = u64::from(8 * STRETCH + 3 * STRETCH);
+    assert_eq!(engine.usage().used_bytes, used, "replaced patches are free");
+    assert_eq!(
+        overwrite(&mut bytes, 3 * STRETCH, 65536),
+        4,
+        "half of eight"
+    );
+    assert_eq!(overwrite(&mut bytes, 1000, 300_000), 0, "a large one");
+    assert_ne!(base(), first);
+    for number in [0, 2, 4, 7] {
+        overwrite(&mut bytes, number * STRETCH + 9, 100);
+    }
+    let whole = base();
+    // The last stretch is patched: what is appended lies there, and then in the chunk's slot.
+    assert_eq!(overwrite(&mut bytes, 500_000, 1000), 4, "an append");
+    assert_eq!(overwrite(&mut bytes, 500_500, 20_000), 4, "over the end");
+    assert_eq!(base(), whole);
+    assert_eq!(overwrite(&mut bytes, 6 * STRETCH, 10), 0, "one too many");
+    engine.sync().unwrap();
+    engine.sync().unwrap();
+    assert_eq!(engine.usage().used_bytes, u64::from(8 * STRETCH));
+    drop(engine);
+    assert!(read_all(&lab.open(), CHUNK).1 == bytes);
+}
+
+#[test]
+fn an_append_after_a_patched_end_goes_on_in_place_and_after_a_cut_does_not() {
+    let lab = Lab::new();
+    let mut engine = lab.open();
+    let mut bytes = noise(1, 450_000);
+    let at = |offset| EngineOp::Write { offset };
+    put(&engine, 1, EngineOp::Create, &bytes[..400_000]).unwrap();
+    // Seven stretches; the second and the last are patched.
+    put(&engine, 2, at(70_000), &bytes[70_000..70_001]).unwrap();
+    put(&engine, 3, at(399_000), &bytes[399_000..400_000]).unwrap();
+    let slots = |engine: &Engine| -> HashSet<Slot> {
+        let image = engine.row(CHUNK).unwrap().committed.unwrap();
+        let body = image.body.as_ref().unwrap();
+        body.slots().map(Placed::slot).collect()
+    };
+    let before = slots(&engine);
+    assert_eq!(before.len(), 3);
+    put(&engine, 4, at(400_000), &bytes[400_000..420_000]).unwrap();
+    assert!(read_all(&engine, CHUNK).1 == bytes[..420_000]);
+    assert_eq!(slots(&engine), before);
+    let cut = EngineOp::Truncate { len_bytes: 300_000 };
+    put(&engine, 5, cut, b"").unwrap();
+    assert_eq!(patch_count(&engine, CHUNK), 1, "a patch past the end goes");
+    drop(engine);
+    engine = lab.open();
+    assert!(read_all(&engine, CHUNK).1 == bytes[..300_000]);
+    put(&engine, 6, at(5), b"patched").unwrap();
+    bytes[5..12].copy_from_slice(b"patched");
+    assert_eq!(patch_count(&engine, CHUNK), 2);
+    // Older versions may need what lies past the end.
+    put(&engine, 7, at(300_000), &bytes[300_000..]).unwrap();
+    assert!(slots(&engine).is_disjoint(&before));
+    assert!(read_all(&engine, CHUNK) == (7, bytes));
+    assert_allocator_consistent(&engine);
+}
+
+#[test]
+fn stretches_of_the_largest_chunks_are_whole_pieces() {
+    let engine = Lab::new().open();
+    let mut bytes = noise(1, (32 << 20) + 5);
+    put(&engine, 1, EngineOp::Create, &bytes).unwrap();
+    let edge = 5 * (256 << 10);
+    put(&engine, 2, EngineOp::Write { offset: edge - 3 }, b"sixbyt").unwrap();
+    let at = edge as usize;
+    bytes[at - 3..at + 3].copy_from_slice(b"sixbyt");
+    assert_eq!(patch_count(&engine, CHUNK), 2);
+    assert_eq!(engine.usage().used_bytes, (64 << 20) + 2 * (256 << 10));
+    assert!(read_all(&engine, CHUNK) == (2, bytes));
+    engine.verify(CHUNK).unwrap();
+}
+
+#[test]
+fn a_flipped_bit_in_a_patch_is_noticed_and_one_under_it_does_not_matter() {
+    let lab = Lab::new();
+    let engine = lab.open();
+    let bytes = noise(1, 250_000);
+    put(&engine, 1, EngineOp::Create, &bytes).unwrap();
+    put(
+        &engine,
+        2,
+        EngineOp::Write { offset: 70_000 },
+        &bytes[70_000..70_001],
+    )
+    .unwrap();
+    lab.disk.flip_bit("256k.0", 80_000);
+    assert!(read_all(&engine, CHUNK) == (2, bytes));
+    lab.disk.flip_bit("64k.0", 30_000);
+    let read = |offset| engine.read(CHUNK, offset, 1, ReadMode::Blocking);
+    assert!(matches!(
+        read(65_536 + 30_000),
+        Err(EngineError::Corrupt { .. })
+    ));
+    read(65_536 + 40_000).unwrap().unwrap();
+    assert!(matches!(
+        engine.verify(CHUNK),
+        Err(EngineError::Corrupt { .. })
+    ));
+    let overwrite = put(&engine, 3, EngineOp::Write { offset: 70_000 }, b"x");
+    assert!(matches!(overwrite, Err(EngineError::Corrupt { .. })));
+    put(&engine, 3, EngineOp::Write { offset: 9 }, b"x").unwrap();
+    assert_allocator_consistent(&engine);
+}
+
+#[test]
+fn a_full_disk_refuses_a_patch_and_keeps_the_chunk() {
+    let lab = Lab::new();
+    let engine = lab.open();
+    let bytes = noise(1, 250_000);
+    put(&engine, 1, EngineOp::Create, &bytes).unwrap();
+    let limit = EngineOptions::default().free_min_bytes;
+    lab.disk
+        .free_bytes
+        .store(limit + (1 << 17) - 1, Ordering::SeqCst);
+    let edge = EngineOp::Write { offset: 65_530 };
+    let full = put(&engine, 2, edge, &noise(2, 10));
+    assert!(matches!(full, Err(EngineError::NoSpace)));
+    assert!(read_all(&engine, CHUNK) == (1, bytes));
+    put(&engine, 2, EngineOp::Write { offset: 9 }, b"x").unwrap();
+    let removed = engine.remove_blob(CHUNK.blob, 0, 10).unwrap();
+    assert_eq!(removed, 1);
+    engine.sync().unwrap();
+    assert_eq!(engine.usage().used_bytes, 0);
+    assert_allocator_consistent(&engine);
+}
+
+/// A chunk of five stretches, patched, patched again, made whole, cut and grown, with a second chunk that takes what
+/// is freed; `true` is a barrier after it.
+const SCRIPT: &[(u32, EngineOp, usize, bool)] = {
+    const fn at(offset: u32) -> EngineOp {
+        EngineOp::Write { offset }
+    }
+    &[
+        (0, at(0), 300_000, true),
+        (0, at(70_000), 4096, true),
+        (0, at(70_100), 4096, false),
+        (0, at(70_200), 4096, false),
+        (1, at(0), 60_000, false),
+        (1, at(5), 60_000, true),
+        (1, at(9), 50_000, false),
+        (0, at(65_000), 1000, true),
+        (1, at(3), 50_000, false),
+        (0, at(200_000), 100, false),
+        (1, at(0), 65_000, true),
+        (1, at(0), 65_000, true),
+        (0, at(299_990), 10_000, false),
+        (0, at(309_990), 30_000, true),
+        (0, EngineOp::Truncate { len_bytes: 270_000 }, 0, false),
+        (0, at(100), 10, true),
+        (0, at(270_000), 500, false),
+        (1, at(1), 10, true),
+    ]
+};
+
+#[test]
+fn a_power_cut_at_each_step_of_overwrites_leaves_a_state_that_was() {
+    let mut completed = 0;
+    for (cut, seed) in (0..90).flat_map(|cut| (0..12).map(move |seed| (cut, seed))) {
+        let lab = Lab::new();
+        let engine = lab.open();
+        lab.power.set(cut);
+        let mut states: [Vec<State>; 2] = [vec![None], vec![None]];
+        let mut run = || -> Result<(), EngineError> {
+            for (number, (chunk, op, len, barrier)) in (0u64..).zip(SCRIPT) {
+                let known = &mut states[*chunk as usize];
+                let (version, bytes) = known.last().cloned().flatten().unwrap_or_default();
+                let data = noise(number, *len);
+                known.push(Some((version + 1, reference(&bytes, *op, &data))));
+                let payload = Payload::new(&data);
+                engine.stage_and_commit(&payload.write(id(*chunk), version + 1, *op))?;
+                if *barrier {
+                    engine.sync()?;
+                    for known in &mut states {
+                        known.drain(..known.len() - 1);
+                    }
+                }
+            }
+            Ok(())
+        };
+        completed += usize::from(run().is_ok());
+        drop(engine);
+        lab.power_cut(cut * 100 + seed);
+        let engine = lab.open();
+        for (chunk, states) in (0..).zip(&states) {
+            let (version, bytes) = read_all(&engine, id(chunk));
+            let found = (version > 0).then_some((version, bytes));
+            assert!(
+                states.contains(&found),
+                "cut {cut}, seed {seed}: chunk {chunk} at {version}"
+            );
+        }
+        assert_allocator_consistent(&engine);
+    }
+    assert!(completed > 0, "the cuts reach past the end of the script");
 }

@@ -1,21 +1,25 @@
-//! How a write becomes an image: in place, shared, or copied.
+//! How a write becomes an image: in place, shared, patched, or copied.
 //!
 //! Bytes that some image covers are never written again. So only an append to an unsealed image with nothing staged
-//! goes into its slot; an overwrite, a growth past the class and a growth after a truncation copy to a fresh slot. What
-//! is copied is verified on the way: damage is reported, never given a new checksum.
+//! goes into its slots; an overwrite copies the stretches it touches to fresh slots; a large overwrite, a growth past the
+//! class and an append after a truncation copy all to a fresh slot. What is copied is verified on the way: damage is
+//! reported, never given a new checksum.
 
-use std::sync::Arc;
+use std::{ops::RangeInclusive, sync::Arc};
 
 use janusfs_types::ChunkVersion;
 
 use super::{Engine, WINDOW_BYTES, read_verified};
 use crate::{
     EngineError, EngineOp, ReadMode, StageWrite,
-    crc::Shift,
-    image::{LiveImage, PieceSums, Row},
+    crc::crc32c,
+    image::{Body, LiveBody, LiveImage, Patch, PieceSums, Row, combine_pieces},
     slots::{SizeClass, SlotRef},
 };
 
+/// At most one in this many stretches of a chunk is patched: bounds the space that the chunk's slot wastes on them, and
+/// the reads that gather them.
+const PATCHED_SHARE: usize = 2;
 /// Source of the zeros that fill a gap.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
@@ -80,11 +84,16 @@ impl Engine {
         let (Ok(end), Ok(len)) = (u32::try_from(end), u32::try_from(len)) else {
             return Err(too_large);
         };
-        let append = base
-            .filter(|image| may_append && !image.sealed && offset >= image.len)
-            .and_then(|image| Some((image, image.slot.as_ref()?)))
-            .filter(|(_, slot)| slot.class().size() >= len);
-        let class = append.map_or(fresh, |(_, slot)| slot.class());
+        let bodied = base
+            .and_then(|image| Some((image, image.body.as_ref()?)))
+            .filter(|(_, body)| body.class().size() >= len);
+        if let Some((image, body)) = bodied
+            && let Some(stretches) = Stretches::touched(body, offset, image.len, end, len)
+        {
+            return self.build_patched(write, image, body, &stretches);
+        }
+        let append = bodied.filter(|(image, _)| may_append && !image.sealed && offset >= image.len);
+        let class = append.map_or(fresh, |(_, body)| body.class());
 
         let payload = PieceSums::apart(class, offset, write.data);
         if payload.crc() != write.crc {
@@ -95,28 +104,113 @@ impl Engine {
         } else {
             u64::from(len)
         })?;
-        let (slot, mut sums) = match append {
-            Some((image, slot)) => (Arc::clone(slot), PieceSums::after(image, class)),
-            None => (self.slots.allocate(class)?, PieceSums::new(class)),
+        let (body, mut sums) = match append {
+            Some((image, body)) => (body.clone(), PieceSums::after(image, class)),
+            None => {
+                let slot = self.slots.allocate(class)?;
+                (Body::plain(slot), PieceSums::new(class))
+            }
         };
         if append.is_none()
             && let Some(base) = base
         {
-            copy(write, base, base_len.min(offset), &slot, &mut sums)?;
+            copy(write, base, base_len.min(offset), &body, &mut sums)?;
         }
-        fill(&slot, &mut sums, offset)?;
+        fill(&body, &mut sums, offset)?;
         let mut at = offset;
         for bytes in write.data {
-            slot.write(bytes, at)?;
+            body.write(bytes, at)?;
             at += u32::try_from(bytes.len()).expect("the payload fits a chunk");
         }
         sums.append(&payload);
         if let Some(base) = base
             && base_len > end
         {
-            copy(write, base, base_len, &slot, &mut sums)?;
+            copy(write, base, base_len, &body, &mut sums)?;
         }
-        Ok(self.image(write, slot, sums, write.version))
+        Ok(self.image(write, body, sums, write.version))
+    }
+
+    /// Builds the image whose touched stretches lie in fresh slots, and all others where they lie in `base`.
+    fn build_patched(
+        &self,
+        write: &StageWrite<'_>,
+        base: &LiveImage,
+        body: &LiveBody,
+        stretches: &Stretches,
+    ) -> Result<LiveImage, EngineError> {
+        let class = body.class();
+        let (piece, size) = (class.piece(), stretches.class.size());
+        if PieceSums::apart(class, stretches.offset, write.data).crc() != write.crc {
+            return Err(EngineError::Corrupt { chunk: write.chunk });
+        }
+        self.check_space(u64::from(size) * stretches.numbers.clone().count() as u64)?;
+        let mut pieces = base.pieces.to_vec();
+        pieces.resize(stretches.len.div_ceil(piece) as usize, 0);
+        let mut patches: Vec<_> = stretches.kept(body).cloned().collect();
+        let mut payload = write
+            .data
+            .iter()
+            .flat_map(|bytes| bytes.chunks(size as usize));
+        let mut left: &[u8] = &[];
+        for number in stretches.numbers.clone() {
+            let start = number * size;
+            let until = stretches.len.min(start + size);
+            let low = stretches.offset.max(start);
+            let high = stretches.end.min(until);
+            let stays = base.len.min(until);
+            let mut bytes = if low > start || high < stays {
+                let (bytes, _) =
+                    read_verified(write.chunk, base, start, stays, ReadMode::Blocking)?
+                        .expect("a blocking read has bytes");
+                Vec::from(bytes)
+            } else {
+                Vec::new()
+            };
+            bytes.resize((until - start) as usize, 0);
+            let mut room = &mut bytes[(low - start) as usize..(high - start) as usize];
+            while !room.is_empty() {
+                if left.is_empty() {
+                    left = payload
+                        .next()
+                        .expect("the payload has the bytes of its length");
+                }
+                let count = room.len().min(left.len());
+                let (part, rest) = room.split_at_mut(count);
+                part.copy_from_slice(&left[..count]);
+                (room, left) = (rest, &left[count..]);
+            }
+            let slot = self.slots.allocate(stretches.class)?;
+            slot.write(&bytes, 0)?;
+            let sums = pieces[(start / piece) as usize..].iter_mut();
+            for ((at, bytes), sum) in (start..)
+                .step_by(piece as usize)
+                .zip(bytes.chunks(piece as usize))
+                .zip(sums)
+            {
+                // What the payload does not touch was verified and keeps its sum.
+                if at < high && low < at + piece {
+                    *sum = crc32c(bytes);
+                }
+            }
+            patches.push(Patch { number, slot });
+        }
+        patches.sort_unstable_by_key(|patch| patch.number);
+        Ok(LiveImage {
+            version: write.version,
+            // All bytes are written by now, which the epoch relies on.
+            epoch: self.epochs.current(),
+            body: Some(Body {
+                slot: Arc::clone(&body.slot),
+                patches: patches.into(),
+            }),
+            len: stretches.len,
+            crc: combine_pieces(class, &pieces, stretches.len),
+            // The chunk's slot still has what it had past the end.
+            sealed: base.sealed,
+            tag: write.tag,
+            pieces: pieces.into(),
+        })
     }
 
     fn build_truncated(
@@ -131,14 +225,14 @@ impl Engine {
         if len == 0 {
             return Ok(unchanged(write, None));
         }
-        let slot = base.slot.as_ref().expect("an image with bytes has a slot");
+        let body = base.body.as_ref().expect("an image with bytes has a slot");
         let class = SizeClass::for_len(u64::from(len)).expect("shorter than a chunk that fits");
-        if class != slot.class() {
+        if class != body.class() {
             self.check_space(u64::from(len))?;
-            let slot = self.slots.allocate(class)?;
+            let body = Body::plain(self.slots.allocate(class)?);
             let mut sums = PieceSums::new(class);
-            copy(write, base, len, &slot, &mut sums)?;
-            return Ok(self.image(write, slot, sums, write.version));
+            copy(write, base, len, &body, &mut sums)?;
+            return Ok(self.image(write, body, sums, write.version));
         }
         let piece = class.piece();
         let mut pieces = base.pieces[..len.div_ceil(piece) as usize].to_vec();
@@ -148,22 +242,20 @@ impl Engine {
                 .expect("a blocking read has bytes");
             *pieces.last_mut().expect("a cut piece is the last one") = crc;
         }
-        let full_piece = Shift::by(piece as usize);
-        let last = if cut > 0 {
-            Shift::by(cut as usize)
-        } else {
-            full_piece
+        let stays = |patch: &&Patch<_>| {
+            let stretch = class.patch().expect("a class with patches").size();
+            patch.number * stretch < len
         };
-        let (final_sum, full_sums) = pieces.split_last().expect("the length is not 0");
-        let crc = full_sums
-            .iter()
-            .fold(0, |crc, sum| full_piece.combine(crc, *sum));
+        let patches = body.patches.iter().filter(stays).cloned().collect();
         Ok(LiveImage {
             version: write.version,
             epoch: base.epoch,
-            slot: Some(Arc::clone(slot)),
+            body: Some(Body {
+                slot: Arc::clone(&body.slot),
+                patches,
+            }),
             len,
-            crc: last.combine(crc, *final_sum),
+            crc: combine_pieces(class, &pieces, len),
             sealed: true,
             tag: write.tag,
             pieces: pieces.into(),
@@ -173,7 +265,7 @@ impl Engine {
     fn image(
         &self,
         write: &StageWrite<'_>,
-        slot: Arc<SlotRef>,
+        body: LiveBody,
         sums: PieceSums,
         version: ChunkVersion,
     ) -> LiveImage {
@@ -184,7 +276,7 @@ impl Engine {
         LiveImage {
             version,
             epoch,
-            slot: Some(slot),
+            body: Some(body),
             len,
             crc,
             sealed: false,
@@ -210,7 +302,7 @@ fn unchanged(write: &StageWrite<'_>, base: Option<&LiveImage>) -> LiveImage {
     let empty = LiveImage {
         version: write.version,
         epoch: 0,
-        slot: None,
+        body: None,
         len: 0,
         crc: 0,
         sealed: false,
@@ -224,12 +316,48 @@ fn unchanged(write: &StageWrite<'_>, base: Option<&LiveImage>) -> LiveImage {
     })
 }
 
-/// Copies `base` from where `sums` ends up to `until`, verified, into the same place of `slot`.
+/// The stretches of a chunk that an overwrite puts into slots of their own.
+struct Stretches {
+    /// The class of those slots.
+    class: SizeClass,
+    numbers: RangeInclusive<u32>,
+    /// Where the payload begins and ends in the chunk.
+    offset: u32,
+    end: u32,
+    /// How long the chunk will be.
+    len: u32,
+}
+
+impl Stretches {
+    /// Returns what a payload in `[offset, end)` touches of a chunk with `base_len` bytes in `body`; `None` if it is no
+    /// overwrite, or if the chunk is better copied whole.
+    fn touched(body: &LiveBody, offset: u32, base_len: u32, end: u32, len: u32) -> Option<Self> {
+        let class = body.class().patch().filter(|_| offset < base_len)?;
+        let size = class.size();
+        let stretches = Self {
+            class,
+            numbers: offset / size..=(end - 1) / size,
+            offset,
+            end,
+            len,
+        };
+        let patched = stretches.kept(body).count() + stretches.numbers.clone().count();
+        (patched * PATCHED_SHARE <= len.div_ceil(size) as usize).then_some(stretches)
+    }
+
+    /// Returns the patches that stay.
+    fn kept<'a>(&'a self, body: &'a LiveBody) -> impl Iterator<Item = &'a Patch<Arc<SlotRef>>> {
+        let stays = |patch: &&Patch<_>| !self.numbers.contains(&patch.number);
+        body.patches.iter().filter(stays)
+    }
+}
+
+/// Copies `base` from where `sums` ends up to `until`, verified, into the same place of `body`.
 fn copy(
     write: &StageWrite<'_>,
     base: &LiveImage,
     until: u32,
-    slot: &SlotRef,
+    body: &LiveBody,
     sums: &mut PieceSums,
 ) -> Result<(), EngineError> {
     while sums.len() < until {
@@ -237,18 +365,18 @@ fn copy(
         let end = until.min((at / WINDOW_BYTES + 1) * WINDOW_BYTES);
         let (bytes, _) = read_verified(write.chunk, base, at, end, ReadMode::Blocking)?
             .expect("a blocking read has bytes");
-        slot.write(&bytes, at)?;
+        body.write(&bytes, at)?;
         sums.push(&bytes);
     }
     Ok(())
 }
 
 /// Writes zeros from where `sums` ends up to `until`: a slot may hold an earlier owner's bytes.
-fn fill(slot: &SlotRef, sums: &mut PieceSums, until: u32) -> Result<(), EngineError> {
+fn fill(body: &LiveBody, sums: &mut PieceSums, until: u32) -> Result<(), EngineError> {
     while sums.len() < until {
         let at = sums.len();
         let part = ((until - at) as usize).min(ZEROS.len());
-        slot.write(&ZEROS[..part], at)?;
+        body.write(&ZEROS[..part], at)?;
         sums.push_zeros(part);
     }
     Ok(())
