@@ -5,8 +5,8 @@
 //! locks stay in the kernel, `fallocate`, `copy_file_range` and `lseek` answer `ENOSYS`, which makes the kernel fall back
 //! (`EOPNOTSUPP`, copying, "all data") and never ask again.
 //!
-//! The kernel believes names (absent ones too) and attributes for as long as the answer's lease lasts, and is told when
-//! they change through another door (`kernel_cache`). Pages of files stay until an open finds that the file changed
+//! The kernel believes attributes for as long as the answer's lease lasts, and is told when they change through another
+//! door; names (absent ones too) it believes for a moment, which such a change waits out (`kernel_cache`). Pages of files stay until an open finds that the file changed
 //! elsewhere (`page_cache`).
 
 use std::{
