@@ -239,7 +239,9 @@ impl<T: Txn + 'static> Txn for WatchedTxn<T> {
         } else {
             match tasks::spawn(commit).await {
                 Ok(done) => done,
-                Err(error) => std::panic::resume_unwind(error.into_panic()),
+                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                // The runtime is shutting down: whether the commit got through is for recovery to say.
+                Err(error) => return Err(KvError::CommitUnknown(error.to_string())),
             }
         };
         if call.is_some() {
