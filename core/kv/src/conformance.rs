@@ -24,6 +24,7 @@ pub async fn all<K: Kv>(make: impl Fn() -> K) {
     ranges_are_ordered_and_cut(&make()).await;
     ranges_merge_own_writes(&make()).await;
     snapshot_stays(&make()).await;
+    many_keys_at_once(&make()).await;
     blind_writes_do_not_conflict(&make()).await;
     reads_conflict(&make()).await;
     phantoms_conflict(&make()).await;
@@ -190,6 +191,59 @@ async fn snapshot_stays<K: Kv>(kv: &K) {
     assert_eq!(get(&mut txn, "b").await.as_deref(), Some("1"));
     commit(txn).await;
     assert_eq!(range(&mut kv.begin(), "a", "z", 9).await, "a=2 b=2 c=2");
+}
+
+async fn many_keys_at_once<K: Kv>(kv: &K) {
+    let pairs: Vec<(String, String)> = (0..200)
+        .map(|number| (format!("k{number:03}"), format!("v{number}")))
+        .collect();
+    let lent: Vec<(&str, &str)> = pairs
+        .iter()
+        .map(|(key, value)| (&**key, &**value))
+        .collect();
+    put(kv, &lent).await;
+    let mut txn = kv.begin();
+    assert_eq!(get(&mut txn, "k000").await.as_deref(), Some("v0"));
+    put(kv, &[("k001", "later"), ("k500", "later")]).await;
+    txn.set(b"k002", b"own");
+    txn.clear(b"k003");
+    txn.atomic_add(b"new", 1);
+    // In order and out of it, twice, present and absent.
+    let sorted = ["absent", "k001", "k002", "k003", "k150", "k500", "new"];
+    let one = 1_i64.to_le_bytes();
+    let values: [Option<&[u8]>; 7] = [
+        None,
+        Some(b"v1"),
+        Some(b"own"),
+        None,
+        Some(b"v150"),
+        None,
+        Some(&one),
+    ];
+    for order in [
+        [0, 1, 2, 3, 4, 5, 6],
+        [4, 6, 2, 2, 0, 5, 1],
+        [6, 5, 4, 3, 2, 1, 0],
+    ] {
+        let keys: Vec<Vec<u8>> = order.iter().map(|&at: &usize| sorted[at].into()).collect();
+        let read = txn.get_many_snapshot(&keys).await.expect("keys are read");
+        let expected: Vec<_> = order.iter().map(|&at| values[at]).collect();
+        let read: Vec<_> = read.iter().map(|value| value.as_deref()).collect();
+        assert_eq!(read, expected);
+    }
+    let all: Vec<Vec<u8>> = pairs
+        .iter()
+        .map(|(key, _)| key.clone().into_bytes())
+        .collect();
+    let mut other = kv.begin();
+    let read = other.get_many_snapshot(&all).await.expect("keys are read");
+    assert!(read.iter().all(Option::is_some));
+    assert_eq!(read[1].as_deref(), Some(&b"later"[..]));
+    assert_eq!(other.get_many_snapshot(&[]).await.expect("no keys"), []);
+    // What was read so does not conflict.
+    other.set(b"x", b"1");
+    put(kv, &[("k001", "last")]).await;
+    does_not_conflict(other).await;
 }
 
 async fn blind_writes_do_not_conflict<K: Kv>(kv: &K) {

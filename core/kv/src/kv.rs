@@ -41,9 +41,7 @@ pub trait Kv: Send + Sync + 'static {
     /// Starts a transaction; the snapshot is taken by its first read.
     fn begin(&self) -> Self::Txn;
     /// Tells whether there is room for more than deletes need. A store that never fills always has it.
-    fn has_room(&self) -> bool {
-        true
-    }
+    fn has_room(&self) -> bool;
     /// Returns when everything committed before is on stable storage.
     fn sync(&self) -> impl Future<Output = Result<(), KvError>> + Send;
 }
@@ -57,6 +55,12 @@ pub trait Txn: Send {
         &mut self,
         key: &[u8],
     ) -> impl Future<Output = Result<Option<Bytes>, KvError>> + Send;
+    /// Reads many keys without conflicting on them, each value where its key is: at once where a store can, so for more
+    /// than a few keys prefer this to one read after the other. Sorted keys are found quickest.
+    fn get_many_snapshot(
+        &mut self,
+        keys: &[Vec<u8>],
+    ) -> impl Future<Output = Result<Vec<Option<Bytes>>, KvError>> + Send;
     /// At most `limit` pairs with `start <= key < end`, in key order. Conflicts only on the part that was seen.
     fn range(
         &mut self,

@@ -95,6 +95,10 @@ fn visible(versions: &[(u64, Option<Bytes>)], version: u64) -> Option<Bytes> {
 }
 
 impl Kv for MemKv {
+    fn has_room(&self) -> bool {
+        true
+    }
+
     type Txn = MemTxn;
 
     fn begin(&self) -> MemTxn {
@@ -249,6 +253,10 @@ impl Txn for MemTxn {
 
     async fn get_snapshot(&mut self, key: &[u8]) -> Result<Option<Bytes>, KvError> {
         self.read(key, false)
+    }
+
+    async fn get_many_snapshot(&mut self, keys: &[Vec<u8>]) -> Result<Vec<Option<Bytes>>, KvError> {
+        keys.iter().map(|key| self.read(key, false)).collect()
     }
 
     async fn range(&mut self, start: &[u8], end: &[u8], limit: u32) -> Result<Vec<Pair>, KvError> {

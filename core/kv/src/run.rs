@@ -74,6 +74,12 @@ impl<T: Txn> Txn for Attempt<'_, T> {
     ) -> impl Future<Output = Result<Option<Bytes>, KvError>> + Send {
         self.txn.get_snapshot(key)
     }
+    fn get_many_snapshot(
+        &mut self,
+        keys: &[Vec<u8>],
+    ) -> impl Future<Output = Result<Vec<Option<Bytes>>, KvError>> + Send {
+        self.txn.get_many_snapshot(keys)
+    }
     fn range(
         &mut self,
         start: &[u8],

@@ -147,10 +147,10 @@ impl<T> WatchedTxn<T> {
         if start.starts_with(dentry::KIND) {
             // No client believes that a directory has no other names, only the names that it was given.
             for (key, _) in rows {
-                self.seen.extend(fact(key).map(|fact| fact.mark()));
+                self.saw(key);
             }
         } else {
-            self.seen.extend(fact(start).map(|fact| fact.mark()));
+            self.saw(start);
         }
     }
 
@@ -177,6 +177,15 @@ impl<T: Txn + 'static> Txn for WatchedTxn<T> {
     ) -> impl Future<Output = Result<Option<Bytes>, KvError>> + Send {
         self.saw(key);
         self.inner.get_snapshot(key)
+    }
+    fn get_many_snapshot(
+        &mut self,
+        keys: &[Vec<u8>],
+    ) -> impl Future<Output = Result<Vec<Option<Bytes>>, KvError>> + Send {
+        for key in keys {
+            self.saw(key);
+        }
+        self.inner.get_many_snapshot(keys)
     }
     async fn range(
         &mut self,

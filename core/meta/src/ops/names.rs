@@ -58,16 +58,18 @@ impl<K: Kv> Meta<K> {
                 let rows = dentry::scan(txn, m.inode, after, limit, true).await?;
                 let end = rows.len() < usize::try_from(limit).unwrap_or(usize::MAX);
                 let shadowed = shadowed(txn, m.inode, &rows, end).await?;
+                let ids = rows.iter().map(|(_, dentry)| dentry.inode);
+                let attrs = inode::attrs_snapshot(txn, ids).await?;
                 let mut entries = Vec::with_capacity(rows.len());
-                for (name, dentry) in rows {
-                    let Some(record) = inode::get_snapshot(txn, dentry.inode).await? else {
+                for ((name, dentry), attr) in rows.into_iter().zip(attrs) {
+                    let Some(attr) = attr else {
                         tracing::error!(parent = %m.inode, inode = %dentry.inode, "entry without inode");
                         continue;
                     };
                     let visible = posix_name::visible(&name, shadowed.contains(&name));
                     entries.push(DirEntry {
                         name: visible.into(),
-                        attr: tree::attr_of(txn, record.attr).await?,
+                        attr: tree::attr_of(txn, attr).await?,
                         cursor: [CURSOR, name.stored()].concat().into(),
                     });
                 }

@@ -254,8 +254,8 @@ impl Listing<'_> {
         }
         // In the order of their rows, so that each look-up begins where the last one ended.
         described.sort_unstable_by_key(|(id, _, _)| id.0.swap_bytes());
-        for (id, row, stored) in described {
-            let attr = inode::attr_snapshot(txn, id).await?;
+        let attrs = inode::attrs_snapshot(txn, described.iter().map(|(id, _, _)| *id)).await?;
+        for ((id, row, stored), attr) in described.into_iter().zip(attrs) {
             let attr = attr.ok_or_else(|| no_row(id))?;
             if let Listed::Object { object } = &mut self.page.rows[row] {
                 describe(object, &attr, attrs::current(&attr, stored));

@@ -149,6 +149,17 @@ pub(crate) async fn attr_snapshot(
     value.map(|value| decode_start("INOD", &value)).transpose()
 }
 
+/// Reads the attributes of many inodes alone, each where its inode is, without conflicting.
+pub(crate) async fn attrs_snapshot(
+    txn: &mut impl Txn,
+    ids: impl Iterator<Item = InodeId>,
+) -> Result<Vec<Option<Attr>>, MetaError> {
+    let keys: Vec<Vec<u8>> = ids.map(row_key).collect();
+    let rows = txn.get_many_snapshot(&keys).await?.into_iter();
+    rows.map(|row| row.map(|row| decode_start("INOD", &row)).transpose())
+        .collect()
+}
+
 /// Reads back an `INOD` row of a scan; the extents of a long file are not with it, their row count is.
 pub(crate) fn from_row(value: &[u8]) -> Result<(InodeRecord, Option<u32>), MetaError> {
     let row: Row = decode("INOD", value)?;
