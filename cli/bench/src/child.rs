@@ -20,7 +20,7 @@ use tokio::{
     sync::oneshot,
 };
 
-use crate::measure::{Memory, Stop};
+use crate::measure::Stop;
 
 /// Time that a child has to become ready.
 const START_MAX: Duration = Duration::from_secs(60);
@@ -185,33 +185,17 @@ impl Up {
     }
 }
 
-impl Memory for Up {
-    fn reset_peak(&self) {
-        reset_peak(&self.process.child.id().to_string());
+impl Up {
+    /// Forgets the peak of the server's resident memory. Best effort: without it the peak is that of its whole life.
+    pub(crate) fn reset_peak(&self) {
+        // 5 stands for "peak resident set size" in proc(5).
+        let _ = std::fs::write(format!("/proc/{}/clear_refs", self.process.child.id()), "5");
     }
 
-    fn peak_bytes(&self) -> Option<u64> {
+    /// Returns the peak since then in bytes; `None` where the system does not tell.
+    pub(crate) fn peak_bytes(&self) -> Option<u64> {
         peak_bytes(&self.process.child.id().to_string())
     }
-}
-
-/// This process, where what is measured runs in it.
-pub(crate) struct Here;
-
-impl Memory for Here {
-    fn reset_peak(&self) {
-        reset_peak("self");
-    }
-
-    fn peak_bytes(&self) -> Option<u64> {
-        peak_bytes("self")
-    }
-}
-
-/// Best effort: without it the peak is that of the process's whole life.
-fn reset_peak(pid: &str) {
-    // 5 stands for "peak resident set size" in proc(5).
-    let _ = std::fs::write(format!("/proc/{pid}/clear_refs"), "5");
 }
 
 fn peak_bytes(pid: &str) -> Option<u64> {

@@ -20,7 +20,6 @@ use janusfs_wire::{ServiceId, storage::WriteOp};
 use tokio::runtime::Handle;
 
 use crate::{
-    child::Here,
     disk::{MIB, wide},
     measure::{Bench, Done, Slice, side},
     noise::{Noise, next, noise},
@@ -95,7 +94,7 @@ fn cells(bench: &mut Bench, chunks: &Chunks, plain: &Plain) -> Result<()> {
                 side("memcpy", move |slice: &Slice| copy(slice, size)),
             ];
             let ours = side("ours", move |slice: &Slice| chunks.run(slice, kind, size));
-            bench.cell(spec, &Here, floors, ours)?;
+            bench.cell(spec, None, floors, ours)?;
         }
     }
     Ok(())

@@ -157,24 +157,24 @@ impl Places {
             let ours = side("ours", |slice: &Slice| {
                 self.ours.random_read(slice, threads)
             });
-            bench.cell(spec, up, vec![floor], ours)?;
+            bench.cell(spec, Some(up), vec![floor], ours)?;
         }
         let floors = vec![
             side("disk", |slice: &Slice| self.disk.read_direct(slice)),
             side("tcp", disk::tcp),
         ];
         let ours = side("ours", |slice: &Slice| self.ours.read_cold(slice, &up.data));
-        bench.cell(cell("read-1m-cold"), up, floors, ours)?;
+        bench.cell(cell("read-1m-cold"), Some(up), floors, ours)?;
         let floors = vec![side("tmpfs", |slice: &Slice| self.tmpfs.read_warm(slice))];
         let ours = side("ours", |slice: &Slice| self.ours.read_warm(slice));
-        bench.cell(cell("read-1m-warm"), up, floors, ours)?;
+        bench.cell(cell("read-1m-warm"), Some(up), floors, ours)?;
         let disk = DiskWrite::new(scratch.join("disk-floor"));
         let floors = vec![side("disk", |slice: &Slice| disk.run(slice))];
         let ours = side("ours", |slice: &Slice| self.ours.write(slice));
-        bench.cell(cell("write-1m-fsync"), up, floors, ours)?;
+        bench.cell(cell("write-1m-fsync"), Some(up), floors, ours)?;
         let floors = vec![side("disk", |slice: &Slice| self.disk.write_synced(slice))];
         let ours = side("ours", |slice: &Slice| self.ours.write_synced(slice));
-        bench.cell(cell("write-4k-fdatasync"), up, floors, ours)
+        bench.cell(cell("write-4k-fdatasync"), Some(up), floors, ours)
     }
 
     fn names(&self, bench: &mut Bench, up: &Up) -> Result<()> {
@@ -191,7 +191,7 @@ impl Places {
         for (name, load) in loads {
             let floor = side("fuse-memory", |slice: &Slice| load(&self.fuse, slice));
             let ours = side("ours", |slice: &Slice| load(&self.ours, slice));
-            bench.cell(cell(name), up, vec![floor], ours)?;
+            bench.cell(cell(name), Some(up), vec![floor], ours)?;
         }
         Ok(())
     }
@@ -222,7 +222,12 @@ fn first(bench: &mut Bench, up: &Up, mount: &Path, floor: &Path, handle: &Handle
         }
     };
     let floors = vec![side("fuse-memory", stat(floor.join(FIRST)))];
-    bench.cell(spec, up, floors, side("ours", stat(mount.join(FIRST))))
+    bench.cell(
+        spec,
+        Some(up),
+        floors,
+        side("ours", stat(mount.join(FIRST))),
+    )
 }
 
 impl Place {

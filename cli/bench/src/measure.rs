@@ -15,7 +15,10 @@ use anyhow::{Context as _, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use janusfs_env::clock;
 
-use crate::report::{Row, Sample, Spec, Unit};
+use crate::{
+    child::Up,
+    report::{Row, Sample, Spec, Unit},
+};
 
 /// Slices of each side; odd, so that the median is one of them.
 const ROUNDS: u32 = 3;
@@ -197,14 +200,6 @@ pub(crate) fn side<'a>(
     }
 }
 
-/// Whose resident memory a cell reports.
-pub(crate) trait Memory {
-    /// Forgets the peak so far.
-    fn reset_peak(&self);
-    /// Returns the peak since then in bytes; `None` where the system does not tell.
-    fn peak_bytes(&self) -> Option<u64>;
-}
-
 /// A run over some cells.
 pub(crate) struct Bench {
     seconds: f64,
@@ -247,11 +242,11 @@ impl Bench {
         self.bar.set_message(text);
     }
 
-    /// Measures one cell, if it was asked for.
+    /// Measures one cell, if it was asked for; `server` is whose memory counts, where a server of ours is measured.
     pub(crate) fn cell(
         &mut self,
         spec: &Spec,
-        memory: &dyn Memory,
+        server: Option<&Up>,
         floors: Vec<Side<'_>>,
         ours: Side<'_>,
     ) -> Result<()> {
@@ -265,7 +260,9 @@ impl Bench {
         let mut sides = floors;
         sides.push(ours);
         let mut figures: Vec<Vec<f64>> = sides.iter().map(|_| Vec::new()).collect();
-        memory.reset_peak();
+        if let Some(server) = server {
+            server.reset_peak();
+        }
         for _ in 0..ROUNDS {
             for (side, figures) in sides.iter_mut().zip(&mut figures) {
                 self.stop.check()?;
@@ -280,7 +277,7 @@ impl Bench {
             median: median(&figures),
             slices: figures,
         });
-        let row = Row::new(spec, samples.collect(), memory.peak_bytes());
+        let row = Row::new(spec, samples.collect(), server.and_then(Up::peak_bytes));
         self.rows.push(row);
         self.bar.inc(1);
         Ok(())
@@ -303,14 +300,6 @@ fn median(figures: &[f64]) -> f64 {
 mod tests {
     use super::*;
     use crate::report::{Aim, Unit};
-
-    struct NoMemory;
-    impl Memory for NoMemory {
-        fn reset_peak(&self) {}
-        fn peak_bytes(&self) -> Option<u64> {
-            None
-        }
-    }
 
     const SPEC: Spec = Spec {
         name: "a",
@@ -347,7 +336,7 @@ mod tests {
             turns.borrow_mut().push("ours");
             fixed(30)(slice)
         });
-        bench.cell(&SPEC, &NoMemory, floors, ours).unwrap();
+        bench.cell(&SPEC, None, floors, ours).unwrap();
         assert_eq!(turns.borrow()[..4], ["fast", "slow", "ours", "fast"]);
         assert_eq!(turns.borrow().len(), 9);
         let row = &bench.rows[0];
@@ -378,7 +367,7 @@ mod tests {
     fn cells_that_nobody_asked_for_are_skipped() {
         let mut bench = Bench::new(0.0, vec!["b".into()], 1, Stop::default());
         bench
-            .cell(&SPEC, &NoMemory, Vec::new(), side("ours", fixed(1)))
+            .cell(&SPEC, None, Vec::new(), side("ours", fixed(1)))
             .unwrap();
         assert!(bench.rows.is_empty());
     }

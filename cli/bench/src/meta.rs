@@ -17,7 +17,6 @@ use janusfs_wire::{
 use tokio::runtime::Handle;
 
 use crate::{
-    child::Here,
     chunk::one_target,
     measure::{Bench, Done, Slice, side},
     noise::noise,
@@ -94,7 +93,7 @@ fn over<K: Kv>(bench: &mut Bench, handle: &Handle, store: &str, under: K, alone:
         let (mut at_floor, mut at_ours) = (ENTRIES, ENTRIES);
         let floor = side("store", |slice: &Slice| floor(&alone, slice, &mut at_floor));
         let ours = side("ours", |slice: &Slice| ours(&service, slice, &mut at_ours));
-        bench.cell(spec, &Here, vec![floor], ours)?;
+        bench.cell(spec, None, vec![floor], ours)?;
     }
     Ok(())
 }

@@ -98,7 +98,7 @@ pub struct Row {
     pub aim: Option<Aim>,
     /// Whether it is; `None` without an aim.
     pub met: Option<bool>,
-    /// Peak of the server's resident memory during the cell.
+    /// Peak of the server's resident memory during the cell; `None` where no server is measured.
     pub peak_rss_bytes: Option<u64>,
 }
 

@@ -464,7 +464,7 @@ impl Doors<'_> {
             stored += done.ops;
             Ok(done)
         });
-        self.bench.cell(spec, self.up, floors, ours_side)?;
+        self.bench.cell(spec, Some(self.up), floors, ours_side)?;
         // The room is needed, and the next cell shall not find a full cache.
         let Op::Put { prefix, .. } = op else {
             return Ok(());
@@ -518,7 +518,7 @@ impl Doors<'_> {
         let ours = side("ours", |slice: &Slice| {
             ours.load(slice, connections, op.clone(), Until::Time, 0)
         });
-        self.bench.cell(spec, self.up, vec![floor], ours)
+        self.bench.cell(spec, Some(self.up), vec![floor], ours)
     }
 
     /// Small objects, and listings of ten thousand of them.
@@ -539,7 +539,8 @@ impl Doors<'_> {
             stored += done.ops;
             Ok(done)
         });
-        self.bench.cell(fill, self.up, vec![floor], ours_side)?;
+        self.bench
+            .cell(fill, Some(self.up), vec![floor], ours_side)?;
         let listings = [
             ("list-10000", false, KEYS),
             ("list-delimiter", true, FOLDERS),
@@ -566,7 +567,8 @@ impl Doors<'_> {
             let listing = side("ours", |slice: &Slice| {
                 ours.load(slice, 1, op.clone(), Until::Time, 0)
             });
-            self.bench.cell(cell(name), self.up, Vec::new(), listing)?;
+            self.bench
+                .cell(cell(name), Some(self.up), Vec::new(), listing)?;
         }
         Ok(())
     }
@@ -591,7 +593,8 @@ impl Doors<'_> {
                 let until = Until::CountOrTime(count);
                 ours.load(slice, connections, delete.clone(), until, 0)
             });
-            self.bench.cell(spec, self.up, vec![floor], ours_side)?;
+            self.bench
+                .cell(spec, Some(self.up), vec![floor], ours_side)?;
         }
         let prefix = "1024/multi/".to_owned();
         let put = Op::Put {
@@ -606,8 +609,12 @@ impl Doors<'_> {
             };
             ours.load(slice, 1, delete, Until::Count(1), 0)
         });
-        self.bench
-            .cell(cell("multi-delete-1000"), self.up, Vec::new(), ours_side)
+        self.bench.cell(
+            cell("multi-delete-1000"),
+            Some(self.up),
+            Vec::new(),
+            ours_side,
+        )
     }
 }
 
