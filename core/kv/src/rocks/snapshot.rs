@@ -9,7 +9,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use rocksdb::{DB, DBPinnableSlice, DEFAULT_COLUMN_FAMILY_NAME, ReadOptions, ReadTier, Snapshot};
+use rocksdb::{DB, DBPinnableSlice, ReadOptions, ReadTier, Snapshot};
 
 /// A snapshot together with its database.
 pub(super) struct OwnedSnapshot {
@@ -41,38 +41,18 @@ impl OwnedSnapshot {
         key: &[u8],
         tier: ReadTier,
     ) -> Result<Option<DBPinnableSlice<'_>>, rocksdb::Error> {
-        self.db.get_pinned_opt(key, self.options(tier))
-    }
-
-    /// Looks many keys up, each value where its key is. Sorted keys share the way to them.
-    pub(super) fn look_up_many(
-        &self,
-        keys: &[Vec<u8>],
-        tier: ReadTier,
-    ) -> Result<Vec<Option<DBPinnableSlice<'_>>>, rocksdb::Error> {
-        let family = self
-            .db
-            .cf_handle(DEFAULT_COLUMN_FAMILY_NAME)
-            .expect("the store opens its one column family by name");
-        let sorted = keys.is_sorted();
-        self.db
-            .batched_multi_get_cf_opt(&family, keys, sorted, self.options(tier))
-            .into_iter()
-            .collect()
-    }
-
-    fn options(&self, tier: ReadTier) -> &ReadOptions {
         let options = if tier == ReadTier::BlockCache {
             &self.from_memory
         } else {
             &self.from_anywhere
         };
-        options.get_or_init(|| {
+        let options = options.get_or_init(|| {
             let mut options = ReadOptions::default();
             options.set_read_tier(tier);
             options.set_snapshot(&self.snapshot);
             options
-        })
+        });
+        self.db.get_pinned_opt(key, options)
     }
 
     pub(super) fn get<'a>(&'a self) -> &'a Snapshot<'a> {

@@ -64,6 +64,16 @@ async fn reads_of_what_is_not_cached_reach_the_disk_from_a_worker() {
         ErrorKind::Incomplete,
         "the block is not in memory yet"
     );
+    drop(view);
+    let keys: Vec<Vec<u8>> = (0..1100u32)
+        .map(|number| number.to_be_bytes().into())
+        .collect();
+    let many = kv.begin().get_many_snapshot(&keys).await.unwrap();
+    let expected = (0..1100).map(|number| (number < 1000).then_some(&[7; 100][..]));
+    assert!(many.iter().map(|value| value.as_deref()).eq(expected));
+    drop(kv);
+    let kv = open(dir.path());
+    let view = kv.begin().view().unwrap();
     let mut txn = kv.begin();
     assert_eq!(txn.range(&[0], &[1], 2000).await.unwrap().len(), 1000);
     let value = txn.get(&500u32.to_be_bytes()).await.unwrap();
