@@ -18,13 +18,14 @@ use tokio::{
 use crate::{
     admin_http,
     args::Up,
-    data_dir::{Credentials, DataDir, Endpoints},
+    data_dir::{Credentials, DataDir, Endpoints, check_layout},
     node::Node,
     output,
 };
 
 /// Runs until SIGTERM or SIGINT, then drains.
 pub(crate) async fn run(up: Up) -> Result<ExitCode> {
+    check_layout(up.targets, up.replicas)?;
     let mut signals = Signals::new()?;
     // Ports first: nothing on disk is touched when one is taken.
     let s3 = bind(up.s3, "S3 API", "--s3").await?;
