@@ -33,8 +33,9 @@ const NO_PAGES: i64 = -1;
 /// For how long the kernel may believe a name without asking: long enough for a walk through a tree to ask for each
 /// directory a few times, and what a change of a name just looked at waits.
 pub(crate) const NAME_TTL: Duration = Duration::from_millis(100);
-/// What a name is waited out for on top: the kernel counts from when it takes the reply in, in ticks of up to 10 ms.
-const NAME_SLACK: Duration = Duration::from_millis(30);
+/// What a name is waited out for on top: the kernel counts from when the thread that asked takes the reply in, which on a
+/// busy machine is some time slices later, in ticks of up to 10 ms.
+const NAME_SLACK: Duration = Duration::from_millis(100);
 /// Time within which the thread that waited for a reply has taken it in, unless the machine is overloaded.
 const TAKEN_IN: Duration = Duration::from_millis(5);
 /// Answers handed over that are remembered; with more at a time, everything counts as handed over just now.
