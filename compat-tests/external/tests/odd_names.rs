@@ -423,6 +423,31 @@ async fn names_that_are_no_text_on_three_replicas() {
     names_that_are_no_text(&THREE_REPLICAS).await;
 }
 
+/// What is no regular file is no object: not listed, not found, and replaced by a PUT, which follows no link.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn symlinks_and_special_files_are_no_objects() {
+    let mounted = MountedNode::start(&ONE_TARGET).unwrap();
+    let s3 = root(&mounted.node);
+    s3.create_bucket().bucket(BUCKET).send().await.unwrap();
+    let top = mounted.path().join(BUCKET);
+    fs::write(top.join("file"), b"file").unwrap();
+    std::os::unix::fs::symlink("file", top.join("link")).unwrap();
+    std::os::unix::fs::symlink(".", top.join("loop")).unwrap();
+    shell(&top, "mkfifo fifo; ln file twice; mkdir empty");
+    assert_eq!(
+        keys(&s3, BUCKET).await.unwrap(),
+        ["empty/", "file", "twice"]
+    );
+    for key in ["link", "fifo", "loop", "loop/file"] {
+        let found = s3.head_object().bucket(BUCKET).key(key).send().await;
+        assert_eq!(status(found), Some(404), "{key}");
+    }
+    put(&s3, BUCKET, "link", b"object".to_vec()).await.unwrap();
+    assert_eq!(fs::read(top.join("file")).unwrap(), b"file");
+    assert!(top.join("link").symlink_metadata().unwrap().is_file());
+    assert_eq!(fs::read(top.join("link")).unwrap(), b"object");
+}
+
 /// XML has no way to spell most control characters: `encoding-type=url` is how S3 lists them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn control_characters_are_listed_url_encoded() {
