@@ -201,6 +201,8 @@ mod tests {
             alone.update(std::slice::from_ref(body));
             assert_eq!(digests, alone.finish());
         }
+        // Waits for workers that have answered and not ended yet.
+        drop(runtime);
         assert_eq!(hashing.state.lock().workers, 0);
     }
 }

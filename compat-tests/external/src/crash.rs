@@ -16,21 +16,16 @@ use std::{
     process::Command,
     sync::{
         Barrier,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, ensure};
-use aws_sdk_s3::{
-    Client,
-    config::{BehaviorVersion, Credentials, Region, retry::RetryConfig},
-    error::SdkError,
-    operation::get_object::GetObjectError,
-};
+use aws_sdk_s3::{Client, error::SdkError, operation::get_object::GetObjectError};
 use tokio::runtime::Runtime;
 
-use crate::{Seeded, TestNode, power_cut::PowerCut};
+use crate::{Seeded, TestNode, power_cut::PowerCut, s3::root};
 use history::{History, Survivor};
 use writer::Writer;
 
@@ -42,6 +37,12 @@ const BUCKET: &str = "crash";
 const ROUND_MS: (u64, u64) = (200, 1500);
 /// One round in this many is long enough for the promise about `close` to bind.
 const LONG_ROUND_ONE_IN: u64 = 6;
+/// How often a sleeping test looks whether the machine stood still.
+const NAP: Duration = Duration::from_millis(20);
+/// By how much a nap is late when it did.
+const STALL: Duration = Duration::from_millis(200);
+/// What the node is given then: a sync interval (`SYNC_INTERVAL_MS`) and the sync.
+const AFTER_STALL: Duration = Duration::from_millis(700);
 /// What a long round adds, in milliseconds.
 const LONG_ROUND_MS: u64 = 2500;
 
@@ -166,7 +167,7 @@ impl Site {
             .worker_threads(1)
             .enable_all()
             .build()?;
-        let s3 = client(&node);
+        let s3 = root(&node);
         runtime.block_on(s3.create_bucket().bucket(BUCKET).send())?;
         Ok(Self {
             node,
@@ -207,11 +208,12 @@ impl Site {
         if self.chance.one_in(LONG_ROUND_ONE_IN) {
             length += LONG_ROUND_MS;
         }
-        let s3 = client(&self.node);
+        let s3 = root(&self.node);
         let directory = self.directory();
-        let dying = AtomicBool::new(false);
+        let (dying, acknowledged) = (AtomicBool::new(false), AtomicU64::new(0));
         let started = Barrier::new(self.keys.len() + 1);
         let (runtime, node, dying, started) = (&self.runtime, &mut self.node, &dying, &started);
+        let acknowledged = &acknowledged;
         let writers: Vec<Writer<'_>> = self
             .keys
             .iter_mut()
@@ -223,7 +225,7 @@ impl Site {
                 runtime: runtime.handle(),
                 directory: &directory,
                 chance: self.chance.branch(number + 1),
-                acknowledged: 0,
+                acknowledged,
             })
             .collect();
         // The branches above do not move the sequence; the next round's must differ.
@@ -237,30 +239,32 @@ impl Site {
                         let error = writer.run_until_error();
                         // An error is the end of a writer; it is fine only when the node was being killed.
                         let expected = dying.load(Ordering::SeqCst);
-                        (
-                            writer.acknowledged,
-                            if expected { Ok(()) } else { Err(error) },
-                        )
+                        if expected { Ok(()) } else { Err(error) }
                     })
                 })
                 .collect();
             started.wait();
-            std::thread::sleep(Duration::from_millis(length));
+            sleep_awake(Duration::from_millis(length));
+            // A crash before the first acknowledgement proves nothing.
+            let busy = || threads.iter().any(|thread| !thread.is_finished());
+            while acknowledged.load(Ordering::Relaxed) == 0 && busy() {
+                std::thread::sleep(NAP);
+            }
             let crashed = now();
             dying.store(true, Ordering::SeqCst);
             node.kill9()?;
             for thread in threads {
-                let (acknowledged, result) = thread.join().expect("a writer panicked");
-                report.acknowledged += acknowledged;
+                let result = thread.join().expect("a writer panicked");
                 result.context("an operation failed while the node ran")?;
             }
+            report.acknowledged += acknowledged.load(Ordering::Relaxed);
             Ok(crashed)
         })
     }
 
     /// Looks at every key through both doors, at the listings, and runs fsck.
     fn check(&mut self, survivor: &Survivor, report: &mut CrashReport) -> anyhow::Result<()> {
-        let s3 = client(&self.node);
+        let s3 = root(&self.node);
         let directory = self.directory();
         let mut present = BTreeSet::new();
         for (key, history) in self.keys.iter_mut().flatten() {
@@ -315,6 +319,20 @@ impl Site {
     }
 }
 
+/// Sleeps; starts the last part again after a time in which the whole machine stood still, so that the node is not killed
+/// before it had its chance to keep a promise about time.
+fn sleep_awake(length: Duration) {
+    let mut left = length;
+    while !left.is_zero() {
+        let before = now();
+        std::thread::sleep(NAP);
+        left = left.saturating_sub(NAP);
+        if before.elapsed() > NAP + STALL {
+            left = left.max(AFTER_STALL);
+        }
+    }
+}
+
 /// The clock of the promises about time.
 #[expect(
     clippy::disallowed_methods,
@@ -322,22 +340,6 @@ impl Site {
 )]
 fn now() -> Instant {
     Instant::now()
-}
-
-fn client(node: &TestNode) -> Client {
-    let (access_key, secret_key) = node.credentials();
-    let config = aws_sdk_s3::Config::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .http_client(aws_smithy_http_client::Builder::new().build_http())
-        .credentials_provider(Credentials::new(
-            access_key, secret_key, None, None, "crash",
-        ))
-        .region(Region::new("us-east-1"))
-        .endpoint_url(node.s3_endpoint())
-        .force_path_style(true)
-        .retry_config(RetryConfig::disabled())
-        .build();
-    Client::from_conf(config)
 }
 
 async fn get(s3: &Client, key: &str) -> anyhow::Result<Option<Vec<u8>>> {

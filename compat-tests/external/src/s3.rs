@@ -3,7 +3,10 @@
 use anyhow::Context as _;
 use aws_sdk_s3::{
     Client,
-    config::{BehaviorVersion, Credentials, Region, http::HttpResponse, retry::RetryConfig},
+    config::{
+        BehaviorVersion, Credentials, Region, StalledStreamProtectionConfig, http::HttpResponse,
+        retry::RetryConfig,
+    },
     error::{ProvideErrorMetadata, SdkError},
     primitives::ByteStream,
 };
@@ -27,6 +30,8 @@ pub fn client_at(endpoint: &str, access_key: &str, secret_key: &str) -> Client {
         .endpoint_url(endpoint)
         .force_path_style(true)
         .retry_config(RetryConfig::disabled())
+        // A disk that writes back for seconds is slow, not broken.
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .build();
     Client::from_conf(config)
 }

@@ -3,7 +3,10 @@
 //! The table is the architecture: a new line in it is a decision and is reviewed as one.
 #![allow(clippy::unwrap_used, reason = "a step that fails fails the test")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::LazyLock,
+};
 
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 
@@ -103,11 +106,16 @@ const LICENCES: &[&str] = &[
     "CDLA-Permissive-2.0",
 ];
 
-fn metadata() -> Metadata {
-    MetadataCommand::new()
-        .manifest_path("../../Cargo.toml")
-        .exec()
-        .unwrap()
+/// Asked for once: it may fetch crates of other systems.
+fn metadata() -> &'static Metadata {
+    static METADATA: LazyLock<Metadata> = LazyLock::new(|| {
+        MetadataCommand::new()
+            .manifest_path("../../Cargo.toml")
+            .other_options(["--locked".to_owned()])
+            .exec()
+            .unwrap()
+    });
+    &METADATA
 }
 
 #[test]

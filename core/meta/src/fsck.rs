@@ -34,11 +34,13 @@ use crate::{
 
 /// How long a step goes on: well below `limits::META_DEADLINE_MS`, long against the call.
 const STEP: Duration = if cfg!(test) {
-    // So that a check of a few thousand rows has several.
-    Duration::from_millis(2)
+    // One page, however fast the machine is.
+    Duration::ZERO
 } else {
     Duration::from_millis(300)
 };
+/// How long a step waits for the verdict, which is computed elsewhere.
+const VERDICT_WAIT: Duration = Duration::from_millis(300);
 /// A page that takes longer is followed by a smaller one: a transaction lives for seconds only.
 const PAGE_TIME_MAX: Duration = Duration::from_millis(500);
 /// Most rows that the last transaction reads again: about a tenth of a second.
@@ -230,7 +232,7 @@ impl<K: Kv> Meta<K> {
             }
             Phase::Settle => self.settle(check).await,
             Phase::Judge(verdict) => {
-                if let Ok(verdict) = clock::timeout(STEP, verdict).await {
+                if let Ok(verdict) = clock::timeout(VERDICT_WAIT, verdict).await {
                     let verdict = verdict.map_err(|_| FsError::Busy)?;
                     check.report.inodes = verdict.inodes;
                     check.report.entries = verdict.entries;

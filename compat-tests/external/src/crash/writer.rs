@@ -6,6 +6,7 @@ use std::{
     io::Write as _,
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use anyhow::Context as _;
@@ -44,8 +45,8 @@ pub(super) struct Writer<'a> {
     pub(super) runtime: &'a Handle,
     pub(super) directory: &'a Path,
     pub(super) chance: Seeded,
-    /// Operations acknowledged.
-    pub(super) acknowledged: u64,
+    /// Operations acknowledged, by all writers.
+    pub(super) acknowledged: &'a AtomicU64,
 }
 
 impl Writer<'_> {
@@ -96,7 +97,7 @@ impl Writer<'_> {
     }
 
     fn acknowledge(&mut self, key: &str, ack: Ack) {
-        self.acknowledged += 1;
+        self.acknowledged.fetch_add(1, Ordering::Relaxed);
         self.history(key).acknowledge(ack);
     }
 

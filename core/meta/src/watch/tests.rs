@@ -197,8 +197,8 @@ fn what_a_client_changes_is_leased_to_it_even_if_its_answer_is_not() {
 fn leases_run_out() {
     block_on(async {
         let watches = Arc::new(Watches::new());
-        start(&watches, A, false);
         let now = clock::now();
+        start(&watches, A, false);
         let waits = |at: Duration| {
             watches
                 .account(&change(B, &watches, &[FILE]), now + at)
