@@ -76,8 +76,10 @@ if [ -n "$s3tests" ]; then
       case $user in iam*) section=$user ;; *) section="s3 $user" ;; esac
       printf '[%s]\ndisplay_name = %s\nuser_id = %s\nemail = %s@example.com\naccess_key = %s\nsecret_key = %s\n' \
         "$section" "$name" "$name" "$name" "$key" "$secret"
-      [ "$user" = tenant ] && printf 'tenant = tenant\n'
-      [ "$user" = main ] && printf 'api_name = default\n'
+      case $user in
+        main) printf 'api_name = default\n' ;;
+        tenant) printf 'tenant = tenant\n' ;;
+      esac
     done
   } >"$work/s3tests.conf" 2>"$work/users.log" || { cat "$work/users.log" >&2; exit 1; }
   # Left out by marker: what is not there yet, or is another product's extension.

@@ -436,8 +436,16 @@ async fn copies_and_multipart_uploads_hold_their_bytes() -> anyhow::Result<()> {
             .send()
     };
     ensure!(code(complete(swapped).await).as_deref() == Some("InvalidPartOrder"));
-    let done = complete(parts).await?;
+    let done = complete(parts.clone()).await?;
     let etag = done.e_tag().context("an ETag")?.to_owned();
+    ensure!(done.checksum_crc32().is_some());
+    let again = complete(parts).await?;
+    ensure!(
+        again.e_tag() == done.e_tag(),
+        "a repetition is answered alike"
+    );
+    ensure!(again.checksum_crc32() == done.checksum_crc32());
+    ensure!(again.checksum_type() == done.checksum_type());
     ensure!(etag.ends_with("-3\""), "{etag}");
     ensure!(get(&s3, "parts", "big").await? == body);
     let second = s3

@@ -297,6 +297,33 @@ fn http_date(time: &Timestamp) -> Option<String> {
     String::from_utf8(text).ok()
 }
 
+/// What `GetObjectAttributes` can be asked for.
+const ATTRIBUTES: [&str; 5] = [
+    "ETag",
+    "Checksum",
+    "ObjectParts",
+    "StorageClass",
+    "ObjectSize",
+];
+
+/// Takes `x-amz-object-attributes` apart: one header with commas (boto3) or one for each (RFC 9110, 5.3; the other SDKs).
+fn asked_attributes(headers: &[dto::ObjectAttributes]) -> S3Result<Vec<&str>> {
+    let names = headers.iter().flat_map(|header| header.as_str().split(','));
+    names
+        .map(|name| {
+            let name = name.trim();
+            if ATTRIBUTES.contains(&name) {
+                return Ok(name);
+            }
+            Err(s3_error!(
+                InvalidArgument,
+                "x-amz-object-attributes names {name:?}: give any of {}",
+                ATTRIBUTES.join(", ")
+            ))
+        })
+        .collect()
+}
+
 pub(crate) async fn attributes(
     gateway: &Gateway,
     request: S3Request<GetObjectAttributesInput>,
@@ -306,12 +333,8 @@ pub(crate) async fn attributes(
     refuse_read_options!(input);
     bucket_of!(gateway, identity, input)?;
     let Object { file, attrs } = resolve(gateway, &input.bucket, &input.key).await?;
-    let wanted = |name: &str| {
-        input
-            .object_attributes
-            .iter()
-            .any(|asked| asked.as_str() == name)
-    };
+    let asked = asked_attributes(&input.object_attributes)?;
+    let wanted = |name: &str| asked.contains(&name);
     let mut output = GetObjectAttributesOutput {
         last_modified: Some(timestamp(file.attr.times.modified_ns)),
         ..Default::default()
@@ -450,6 +473,23 @@ mod tests {
 
     fn range(text: &str) -> Option<dto::Range> {
         Some(dto::Range::parse(text).unwrap())
+    }
+
+    #[test]
+    fn attributes_are_asked_for_in_one_header_or_several() {
+        let headers = |values: &[&str]| -> Vec<dto::ObjectAttributes> {
+            let values = values.iter();
+            values.map(|value| (*value).to_owned().into()).collect()
+        };
+        let one = headers(&["ETag,Checksum, ObjectSize"]);
+        let expected = ["ETag", "Checksum", "ObjectSize"];
+        assert_eq!(asked_attributes(&one).unwrap(), expected);
+        let several = headers(&["ETag", "Checksum", "ObjectSize"]);
+        assert_eq!(asked_attributes(&several).unwrap(), expected);
+        for wrong in ["", "Etag", "ETag,"] {
+            let error = asked_attributes(&headers(&[wrong])).unwrap_err();
+            assert_eq!(*error.code(), S3ErrorCode::InvalidArgument, "{wrong:?}");
+        }
     }
 
     #[test]

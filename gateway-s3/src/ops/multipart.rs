@@ -408,9 +408,9 @@ pub(crate) async fn complete(
     let mut checksums = Pairs::new();
     let mut checksum_type = String::new();
     // Without the upload this may be the repetition of a completion that succeeded: the transaction knows.
-    if let Some((upload, stored)) =
-        all_parts(gateway, &input.bucket, &input.key, &input.upload_id).await?
-    {
+    let open = all_parts(gateway, &input.bucket, &input.key, &input.upload_id).await?;
+    let repeated = open.is_none();
+    if let Some((upload, stored)) = open {
         let mut used = Vec::with_capacity(parts.len());
         for (listed, (number, _)) in listed.iter().zip(&parts) {
             let part = stored
@@ -476,6 +476,14 @@ pub(crate) async fn complete(
         result.map_err(|error| from_fs(error, subject))
     })
     .await?;
+    if repeated {
+        let object = get::resolve(gateway, &input.bucket, &input.key).await?;
+        // Another object may be there by now; then only the ETag is known.
+        if object.attrs.etag == published.etag {
+            checksums = object.attrs.checksums;
+            checksum_type = object.attrs.checksum_type;
+        }
+    }
     let mut output = CompleteMultipartUploadOutput {
         bucket: Some(input.bucket),
         key: Some(input.key),
