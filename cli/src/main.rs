@@ -17,11 +17,6 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-/// For RocksDB's C++ too (the crate's `override`). glibc's arenas cost a tenth of the CPU of small requests, and give a
-/// page of a listing back to the kernel to fault it in again for the next.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let args = args::Args::parse();
     output::start_log(args.log.as_deref());
