@@ -25,7 +25,7 @@ use anyhow::{Context as _, ensure};
 use aws_sdk_s3::{Client, error::SdkError, operation::get_object::GetObjectError};
 use tokio::runtime::Runtime;
 
-use crate::{Seeded, TestNode, power_cut::PowerCut, s3::root};
+use crate::{Seeded, TestNode, power_cut::PowerCut, s3::root, wait_until};
 use history::{History, Survivor};
 use writer::Writer;
 
@@ -210,10 +210,9 @@ impl Site {
         }
         let s3 = root(&self.node);
         let directory = self.directory();
-        let (dying, acknowledged) = (AtomicBool::new(false), AtomicU64::new(0));
+        let (dying, acknowledged) = (&AtomicBool::new(false), &AtomicU64::new(0));
         let started = Barrier::new(self.keys.len() + 1);
-        let (runtime, node, dying, started) = (&self.runtime, &mut self.node, &dying, &started);
-        let acknowledged = &acknowledged;
+        let (runtime, node, started) = (&self.runtime, &mut self.node, &started);
         let writers: Vec<Writer<'_>> = self
             .keys
             .iter_mut()
@@ -246,10 +245,10 @@ impl Site {
             started.wait();
             sleep_awake(Duration::from_millis(length));
             // A crash before the first acknowledgement proves nothing.
-            let busy = || threads.iter().any(|thread| !thread.is_finished());
-            while acknowledged.load(Ordering::Relaxed) == 0 && busy() {
-                std::thread::sleep(NAP);
-            }
+            let proof = wait_until("an acknowledgement", || {
+                let over = threads.iter().all(|thread| thread.is_finished());
+                Ok(over || acknowledged.load(Ordering::Relaxed) > 0)
+            });
             let crashed = now();
             dying.store(true, Ordering::SeqCst);
             node.kill9()?;
@@ -257,6 +256,7 @@ impl Site {
                 let result = thread.join().expect("a writer panicked");
                 result.context("an operation failed while the node ran")?;
             }
+            proof?;
             report.acknowledged += acknowledged.load(Ordering::Relaxed);
             Ok(crashed)
         })
