@@ -6,8 +6,8 @@
 //! (`EOPNOTSUPP`, copying, "all data") and never ask again.
 //!
 //! The kernel believes attributes for as long as the answer's lease lasts, and is told when they change through another
-//! door; names (absent ones too) it believes for a moment, which such a change waits out (`kernel_cache`). Pages of files stay until an open finds that the file changed
-//! elsewhere (`page_cache`).
+//! door; names (absent ones too) it believes for a moment, which such a change waits out (`kernel_cache`). Pages of files
+//! stay until an open finds that the file changed elsewhere (`page_cache`).
 
 use std::{
     cell::RefCell,

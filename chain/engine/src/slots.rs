@@ -1,9 +1,9 @@
 //! Slots: where a chunk's bytes lie. Size classes, data files, allocation, and the wait of freed slots.
 //!
-//! Invariants: a set bit is a slot that a [`SlotRef`] holds, that waits in `freed`, or that is kept for the next patch. Rows and readers hold a slot
-//! through an `Arc<SlotRef>`; when the last one goes, the slot is filed under the epoch of that moment and becomes
-//! free only when a barrier has covered that epoch. So no slot is reused while a reader is in it, nor while a row
-//! that a power cut could bring back still names it. Nothing here is stored: rows are the truth.
+//! Invariants: a set bit is a slot that a [`SlotRef`] holds, that waits in `freed`, or that is kept for the next patch.
+//! Rows and readers hold a slot through an `Arc<SlotRef>`; when the last one goes, the slot is filed under the epoch of
+//! that moment and becomes free only when a barrier has covered that epoch. So no slot is reused while a reader is in
+//! it, nor while a row that a power cut could bring back still names it. Nothing here is stored: rows are the truth.
 
 use std::{
     collections::HashMap,

@@ -183,9 +183,7 @@ impl Up {
             data,
         })
     }
-}
 
-impl Up {
     /// Forgets the peak of the server's resident memory. Best effort: without it the peak is that of its whole life.
     pub(crate) fn reset_peak(&self) {
         // 5 stands for "peak resident set size" in proc(5).
@@ -194,17 +192,14 @@ impl Up {
 
     /// Returns the peak since then in bytes; `None` where the system does not tell.
     pub(crate) fn peak_bytes(&self) -> Option<u64> {
-        peak_bytes(&self.process.child.id().to_string())
+        let status = format!("/proc/{}/status", self.process.child.id());
+        let status = std::fs::read_to_string(status).ok()?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:"))?;
+        let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        Some(kib << 10)
     }
-}
-
-fn peak_bytes(pid: &str) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib << 10)
 }
 
 /// A floor: the executable's hidden subcommand. It ends when its standard input does, so it does not outlive a killed run.

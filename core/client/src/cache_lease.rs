@@ -76,14 +76,13 @@ impl CacheLeases {
         let generation = if retry::only_reads(M::ID) {
             asked_in
         } else {
-            self.changed(asked_in)
+            let own = self.changed(asked_in);
+            if let Err(FsError::Unavailable(_)) = &answer {
+                // Perhaps it was done, and the caches, told that it was not, believe what was before.
+                clock::sleep(LEASE).await;
+            }
+            own
         };
-        if let Err(FsError::Unavailable(_)) = &answer
-            && !retry::only_reads(M::ID)
-        {
-            // Perhaps it was done, and the caches, told that it was not, believe what was before.
-            clock::sleep(LEASE).await;
-        }
         let (reply, lease_ms) = answer?;
         let lease = Duration::from_millis(lease_ms.min(limits::CACHE_LEASE_MS).into());
         let until = asked + lease;
@@ -130,11 +129,7 @@ pub(crate) async fn keep_watching(
     inner: Weak<Inner>,
     cache: Arc<dyn ForgetfulCache>,
 ) {
-    let caller = Caller {
-        client,
-        wants_lease: false,
-        remote: false,
-    };
+    let caller = Caller::new(client, false);
     let timeout = Duration::from_millis(limits::META_DEADLINE_MS);
     let mut acked = 0;
     loop {

@@ -68,11 +68,7 @@ impl Inner {
         message: &M,
         wants_lease: bool,
     ) -> Result<(M::Reply, CacheLease), FsError> {
-        let caller = Caller {
-            client: self.id,
-            wants_lease,
-            remote: false,
-        };
+        let caller = Caller::new(self.id, wants_lease);
         self.cache_leases.call(&self.meta, caller, message).await
     }
 
@@ -102,12 +98,7 @@ pub(crate) async fn call<M: Method>(
     client: ClientId,
     message: &M,
 ) -> Result<M::Reply, FsError> {
-    let caller = Caller {
-        client,
-        wants_lease: false,
-        remote: false,
-    };
-    let (reply, _) = retry::call_as(meta, caller, message).await?;
+    let (reply, _) = retry::call_as(meta, Caller::new(client, false), message).await?;
     Ok(reply)
 }
 

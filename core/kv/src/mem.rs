@@ -95,11 +95,11 @@ fn visible(versions: &[(u64, Option<Bytes>)], version: u64) -> Option<Bytes> {
 }
 
 impl Kv for MemKv {
+    type Txn = MemTxn;
+
     fn has_room(&self) -> bool {
         true
     }
-
-    type Txn = MemTxn;
 
     fn begin(&self) -> MemTxn {
         MemTxn {

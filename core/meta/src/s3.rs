@@ -23,3 +23,4 @@ mod user;
 mod walk;
 
 pub(crate) use dispatch::dispatch;
+pub(crate) use upload::PART_KIND;

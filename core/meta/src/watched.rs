@@ -15,6 +15,7 @@ use tokio::runtime::Handle;
 
 use crate::{
     journal::Row,
+    s3::PART_KIND,
     store::{blob, dentry, dir_stat, inode, orphan},
     watch::{Account, Fact, Watches},
 };
@@ -102,7 +103,7 @@ pub(crate) struct WatchedTxn<T> {
 /// Returns what a check looks at of a row. Extents change with their inode.
 fn checked(key: &[u8]) -> Option<Row> {
     let (kind, rest) = key.split_first_chunk::<4>()?;
-    if let orphan::KIND | orphan::DEAD_KIND | b"PART" = kind {
+    if let orphan::KIND | orphan::DEAD_KIND | PART_KIND = kind {
         return Some(Row::Plain(Bytes::copy_from_slice(key)));
     }
     let (id, name) = rest.split_first_chunk::<8>()?;
@@ -223,7 +224,7 @@ impl<T: Txn + 'static> Txn for WatchedTxn<T> {
             !start.starts_with(dentry::KIND),
             "names are removed one by one, so that each is told of"
         );
-        if start.starts_with(b"PART") {
+        if start.starts_with(PART_KIND) {
             let range = (Bytes::copy_from_slice(start), Bytes::copy_from_slice(end));
             self.checked.push(Row::Range(range.0, range.1));
         } else {
@@ -266,16 +267,8 @@ impl<T: Txn + 'static> Txn for WatchedTxn<T> {
 impl<T: Txn> WatchedTxn<T> {
     /// Commits; tells whether the caller may believe the answer.
     async fn commit_and_settle(self, durability: Durability) -> (Result<(), KvError>, bool) {
-        let journal = Arc::clone(&self.watches);
-        let checked = self.checked;
-        let landing = (!checked.is_empty()).then(|| journal.journal.landing(|| checked.into()));
-        let landed = |done: &Result<(), KvError>| {
-            if let Some(landing) = landing
-                && !matches!(done, Err(KvError::CommitUnknown(_)))
-            {
-                landing.ended();
-            }
-        };
+        let (watches, checked) = (self.watches, self.checked);
+        let landing = (!checked.is_empty()).then(|| watches.journal.landing(|| checked.into()));
         let account = Account {
             caller: self.caller,
             since: self.since,
@@ -283,14 +276,17 @@ impl<T: Txn> WatchedTxn<T> {
             seen: self.seen,
             changed: self.changed,
         };
-        if account.seen.is_empty() && account.changed.is_empty() {
-            let done = self.inner.commit(durability).await;
-            landed(&done);
-            return (done, false);
-        }
-        let committing = self.watches.committing(account);
+        let tells = !account.seen.is_empty() || !account.changed.is_empty();
+        let committing = tells.then(|| watches.committing(account));
         let done = self.inner.commit(durability).await;
-        landed(&done);
+        if let Some(landing) = landing
+            && !matches!(done, Err(KvError::CommitUnknown(_)))
+        {
+            landing.ended();
+        }
+        let Some(committing) = committing else {
+            return (done, false);
+        };
         let granted = match &done {
             Ok(()) => committing.committed(true).await,
             Err(KvError::CommitUnknown(_)) => committing.committed(false).await,

@@ -29,6 +29,18 @@ pub struct Caller {
     pub remote: bool,
 }
 
+impl Caller {
+    /// Returns what a client says of itself; a transport that takes it to another process marks it as remote.
+    #[must_use]
+    pub fn new(client: ClientId, wants_lease: bool) -> Self {
+        Self {
+            client,
+            wants_lease,
+            remote: false,
+        }
+    }
+}
+
 /// A request on its way to a service.
 #[derive(Clone, Debug)]
 pub struct Request {

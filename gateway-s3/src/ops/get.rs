@@ -22,7 +22,8 @@ use s3s::{
     dto::{
         self, Checksum, ChecksumMode, GetObjectAttributesInput, GetObjectAttributesOutput,
         GetObjectAttributesParts, GetObjectInput, GetObjectOutput, HeadObjectInput,
-        HeadObjectOutput, ObjectPart, StorageClass, StreamingBlob, Timestamp, TimestampFormat,
+        HeadObjectOutput, ObjectAttributes, ObjectPart, StorageClass, StreamingBlob, Timestamp,
+        TimestampFormat,
     },
     s3_error,
     stream::{ByteStream, RemainingLength},
@@ -299,15 +300,15 @@ fn http_date(time: &Timestamp) -> Option<String> {
 
 /// What `GetObjectAttributes` can be asked for.
 const ATTRIBUTES: [&str; 5] = [
-    "ETag",
-    "Checksum",
-    "ObjectParts",
-    "StorageClass",
-    "ObjectSize",
+    ObjectAttributes::ETAG,
+    ObjectAttributes::CHECKSUM,
+    ObjectAttributes::OBJECT_PARTS,
+    ObjectAttributes::STORAGE_CLASS,
+    ObjectAttributes::OBJECT_SIZE,
 ];
 
 /// Takes `x-amz-object-attributes` apart: one header with commas (boto3) or one for each (RFC 9110, 5.3; the other SDKs).
-fn asked_attributes(headers: &[dto::ObjectAttributes]) -> S3Result<Vec<&str>> {
+fn asked_attributes(headers: &[ObjectAttributes]) -> S3Result<Vec<&str>> {
     let names = headers.iter().flat_map(|header| header.as_str().split(','));
     names
         .map(|name| {
@@ -339,16 +340,16 @@ pub(crate) async fn attributes(
         last_modified: Some(timestamp(file.attr.times.modified_ns)),
         ..Default::default()
     };
-    if wanted("ETag") {
+    if wanted(ObjectAttributes::ETAG) {
         output.e_tag = Some(typed(&attrs.etag));
     }
-    if wanted("ObjectSize") {
+    if wanted(ObjectAttributes::OBJECT_SIZE) {
         output.object_size = Some(signed(file.attr.size));
     }
-    if wanted("StorageClass") {
+    if wanted(ObjectAttributes::STORAGE_CLASS) {
         output.storage_class = Some(StorageClass::from_static(StorageClass::STANDARD));
     }
-    if wanted("Checksum") && !attrs.checksums.is_empty() {
+    if wanted(ObjectAttributes::CHECKSUM) && !attrs.checksums.is_empty() {
         let mut checksum = Checksum {
             checksum_type: Some(attrs.checksum_type.clone().into()),
             ..Default::default()
@@ -356,7 +357,7 @@ pub(crate) async fn attributes(
         set_checksums!(checksum, &attrs.checksums);
         output.checksum = Some(checksum);
     }
-    if wanted("ObjectParts") && !attrs.parts.is_empty() {
+    if wanted(ObjectAttributes::OBJECT_PARTS) && !attrs.parts.is_empty() {
         let limit = usize::try_from(page_limit(input.max_parts, "max-parts")?).unwrap_or(1000);
         let after = usize::try_from(input.part_number_marker.unwrap_or(0)).unwrap_or(0);
         let numbered = attrs.parts.iter().enumerate().skip(after).take(limit);
@@ -477,7 +478,7 @@ mod tests {
 
     #[test]
     fn attributes_are_asked_for_in_one_header_or_several() {
-        let headers = |values: &[&str]| -> Vec<dto::ObjectAttributes> {
+        let headers = |values: &[&str]| -> Vec<ObjectAttributes> {
             let values = values.iter();
             values.map(|value| (*value).to_owned().into()).collect()
         };

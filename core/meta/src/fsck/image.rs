@@ -21,6 +21,7 @@ use crate::{
     MetaError,
     error::corrupt,
     journal::Row,
+    s3::PART_KIND,
     store::{
         blob,
         dentry::{self, Dentry},
@@ -37,13 +38,12 @@ use crate::{
 pub(super) const KINDS: [&[u8; 4]; 7] = [
     inode::KIND,
     inode::EXTENTS_KIND,
-    PART,
+    PART_KIND,
     dentry::KIND,
     blob::KIND,
     orphan::KIND,
     orphan::DEAD_KIND,
 ];
-const PART: &[u8; 4] = b"PART";
 
 /// References to blobs: how many to which.
 type Held = Box<[(BlobId, u64)]>;
@@ -251,10 +251,10 @@ impl Image {
     /// Takes in a row that stands alone, or that it is gone.
     fn put_plain(&mut self, row_key: &Bytes, value: Option<&Bytes>) -> Result<(), MetaError> {
         match (row_key.first_chunk(), value) {
-            (Some(PART), Some(value)) => {
+            (Some(PART_KIND), Some(value)) => {
                 self.parts.insert(row_key.clone(), part(value)?);
             }
-            (Some(PART), None) => {
+            (Some(PART_KIND), None) => {
                 self.parts.remove(row_key);
             }
             (Some(orphan::KIND), Some(value)) => {

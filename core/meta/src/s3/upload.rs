@@ -160,9 +160,12 @@ pub(super) fn split_upload_key(rest: &[u8]) -> Option<(String, String)> {
     Some((text(&rest[..zero])?, text(&rest[zero + 1..])?))
 }
 
+/// Kind of the rows of parts.
+pub(crate) const PART_KIND: &[u8; 4] = b"PART";
+
 /// Returns the start of the `PART` rows of an upload.
 pub(super) fn parts_of(upload_id: &str) -> Vec<u8> {
-    [b"PART" as &[u8], upload_id.as_bytes(), &[0]].concat()
+    [PART_KIND as &[u8], upload_id.as_bytes(), &[0]].concat()
 }
 
 /// Returns the key of a `PART` row.
