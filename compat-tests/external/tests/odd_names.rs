@@ -423,25 +423,49 @@ async fn names_that_are_no_text_on_three_replicas() {
     names_that_are_no_text(&THREE_REPLICAS).await;
 }
 
-/// What is no regular file is no object: not listed, not found, and replaced by a PUT, which follows no link.
+/// S3 sees through symlinks that stay in the bucket; a PUT replaces one and follows none. Special files are no objects.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn symlinks_and_special_files_are_no_objects() {
+async fn a_symlink_is_what_it_leads_to_and_special_files_are_no_objects() {
     let mounted = MountedNode::start(&ONE_TARGET).unwrap();
     let s3 = root(&mounted.node);
     s3.create_bucket().bucket(BUCKET).send().await.unwrap();
     let top = mounted.path().join(BUCKET);
+    let large = body("large").repeat(10);
     fs::write(top.join("file"), b"file").unwrap();
-    std::os::unix::fs::symlink("file", top.join("link")).unwrap();
-    std::os::unix::fs::symlink(".", top.join("loop")).unwrap();
-    shell(&top, "mkfifo fifo; ln file twice; mkdir empty");
-    assert_eq!(
-        keys(&s3, BUCKET).await.unwrap(),
-        ["empty/", "file", "twice"]
+    fs::create_dir(top.join("blobs")).unwrap();
+    fs::write(top.join("blobs/large"), &large).unwrap();
+    shell(
+        &top,
+        "mkfifo fifo; ln file twice; mkdir empty; ln -s file link; ln -s . loop; ln -s ../outside out
+        ln -s \"$PWD/file\" absolute; mkdir -p snapshots/v1; ln -s ../../blobs/large snapshots/v1/weights; ln -s v1 snapshots/main
+        echo outside >../outside",
     );
-    for key in ["link", "fifo", "loop", "loop/file"] {
+    let expected = [
+        "blobs/large",
+        "empty/",
+        "file",
+        "link",
+        "snapshots/main/weights",
+        "snapshots/v1/weights",
+        "twice",
+    ];
+    assert_eq!(keys(&s3, BUCKET).await.unwrap(), expected);
+    for key in ["fifo", "loop", "loop/file", "out", "absolute"] {
         let found = s3.head_object().bucket(BUCKET).key(key).send().await;
         assert_eq!(status(found), Some(404), "{key}");
     }
+    assert_eq!(get(&s3, BUCKET, "link").await.unwrap(), b"file");
+    for key in ["snapshots/main/weights", "snapshots/v1/weights"] {
+        assert!(get(&s3, BUCKET, key).await.unwrap() == large, "{key}");
+    }
+    // A change through the mount is the change of what the link leads to.
+    fs::write(top.join("snapshots/main/weights"), b"new").unwrap();
+    assert_eq!(get(&s3, BUCKET, "blobs/large").await.unwrap(), b"new");
+    put(&s3, BUCKET, "snapshots/main/more", b"more".to_vec())
+        .await
+        .unwrap();
+    assert_eq!(fs::read(top.join("snapshots/v1/more")).unwrap(), b"more");
+
     put(&s3, BUCKET, "link", b"object".to_vec()).await.unwrap();
     assert_eq!(fs::read(top.join("file")).unwrap(), b"file");
     assert!(top.join("link").symlink_metadata().unwrap().is_file());

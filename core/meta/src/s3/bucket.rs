@@ -16,7 +16,7 @@ use janusfs_wire::{
 use super::{
     record::{self, Record},
     upload,
-    walk::{Reads, holds_key},
+    walk::bucket_holds_key,
 };
 use crate::{
     Meta, MetaError,
@@ -272,7 +272,7 @@ impl<K: Kv> Meta<K> {
                     .any(|(name, other)| other.root == bucket.root && name != call.name);
                 // Another name of the same directory keeps what is in it.
                 if !shared
-                    && (holds_key(txn, bucket.root, false, Reads::Conflicting).await?
+                    && (bucket_holds_key(txn, bucket.root).await?
                         || !txn
                             .range(&uploads, &prefix_end(&uploads), 1)
                             .await?
@@ -304,7 +304,7 @@ impl<K: Kv> Meta<K> {
                 let shared = others
                     .iter()
                     .any(|(other, bucket)| bucket.root == root && other != name);
-                Ok(!none && !shared && !holds_key(txn, root, false, Reads::Conflicting).await?)
+                Ok(!none && !shared && !bucket_holds_key(txn, root).await?)
             })
         })
         .await

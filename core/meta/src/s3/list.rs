@@ -1,7 +1,8 @@
 //! `ListObjects`: one ordered walk with seeks, straight off the rows (the design, section 5).
 //!
-//! What is listed: regular files under their key; a directory that `mkdir` made and that has no row as `dir/`. Not
-//! listed: symlinks and special files, implicit directories without a key. A page costs its rows, an inode read for each
+//! What is listed: regular files under their key; symlinks under what that makes the keys of what they lead to (`link`); a
+//! directory that `mkdir` made and that has no row as `dir/`, not through a symlink. Not listed: symlinks that lead nowhere,
+//! special files, implicit directories without a key. A page costs its rows, an inode read for each
 //! object, an attribute read for each run of objects that were made one after the other, and one read for each common
 //! prefix, whatever is around or below them. A page is one snapshot.
 
@@ -12,7 +13,7 @@ use janusfs_wire::meta::{ListObjects, ListPage, Listed, ListedObject, ObjectAttr
 use super::{
     attrs, bucket,
     key::{encode_part, stored_form, successor},
-    walk::{Reads, Row, Walk, holds_key, is_explicit},
+    walk::{Row, Walk, is_explicit},
 };
 use crate::{
     Meta, MetaError,
@@ -138,16 +139,15 @@ impl Listing<'_> {
         if !row.partial && row.key.starts_with(&self.prefix) {
             let key = shown(&row.key);
             if let Some(group) = group(&key, self.call) {
-                if group != self.last_group
-                    && holds_key(txn, row.child, true, Reads::Snapshot).await?
-                {
+                if group != self.last_group && walk.holds_key(txn, row).await? {
                     self.add_group(walk, row, group);
                 }
                 return Ok(());
             }
         }
         let empty = walk.enter(txn, row).await?;
-        if empty && row.key.starts_with(&self.prefix) && is_explicit(txn, row.child).await? {
+        let shown_itself = empty && !row.linked && row.key.starts_with(&self.prefix);
+        if shown_itself && is_explicit(txn, row.child).await? {
             self.add_object(txn, row, shown(&row.key)).await?;
         }
         Ok(())

@@ -178,7 +178,9 @@ impl<K: Kv> Meta<K> {
                 let attrs = copied_attrs(txn, &source, call.attrs.as_ref()).await?;
                 let place = Place::find(txn, bucket.root, path).await?;
                 place.check(txn, path, &call.conditions).await?;
-                if place.shares_directory(&source_place) && path.file == source_path.file {
+                let same = place.shares_directory(&source_place) && path.file == source_path.file;
+                // Of a symlink: what it leads to stays as it is.
+                if same && place.holds_file() {
                     return copy_onto_itself(txn, source, attrs, now_ns).await;
                 }
                 let size = source.size();

@@ -2,13 +2,22 @@
 //!
 //! Invariant: whoever changes an entry has read every entry on the way to it, so a directory that goes in between is a
 //! conflict; and whoever removes an empty directory has read that it is empty, so an entry that comes in between is
-//! one too. Only regular files are objects, and directories made on purpose under their key with a trailing `/`.
+//! one too. Regular files are objects, symlinks that lead to one are too, and directories made on purpose are under their
+//! key with a trailing `/`. A symlink to a directory of the bucket is passed like one where no directory has its name.
 
 use janusfs_kv::{Kv, Txn};
-use janusfs_types::{Content, Credentials, DataVersion, FileKind, FsError, InodeId};
+use janusfs_types::{
+    Content, Credentials, DataVersion, DentryName, FileKind, FsError, InodeId,
+    limits::KEY_LINKED_DIRECTORIES_MAX,
+};
 use janusfs_wire::meta::{Conditions, ObjectAttrs, Published};
 
-use super::{attrs, bucket::BucketRecord, key::KeyPath};
+use super::{
+    attrs,
+    bucket::BucketRecord,
+    key::KeyPath,
+    link::{self, Target},
+};
 use crate::{
     Meta, MetaError,
     store::{
@@ -30,6 +39,11 @@ pub(super) struct Place {
     pub(super) chain: Vec<InodeId>,
     /// What is in the file's slot.
     entry: Option<Dentry>,
+    /// The file that the slot leads to: its entry, or what its symlink leads to.
+    file: Option<InodeId>,
+    /// How many directories of the key are passed until the last one that is a symlink: what is below it can go with its
+    /// last key, it and what is above it can not.
+    linked: usize,
     complete: bool,
 }
 
@@ -73,26 +87,45 @@ impl Place {
         root: InodeId,
         path: &KeyPath,
     ) -> Result<Self, MetaError> {
-        let mut chain = Vec::with_capacity(path.directories.len() + 1);
-        let mut at = root;
-        chain.push(at);
-        for name in &path.directories {
-            let Some(entry) = dentry::get(txn, at, name).await? else {
-                return Ok(Self {
-                    chain,
-                    entry: None,
-                    complete: false,
-                });
+        let mut place = Self {
+            chain: Vec::with_capacity(path.directories.len() + 1),
+            entry: None,
+            file: None,
+            linked: 0,
+            complete: false,
+        };
+        place.chain.push(root);
+        let mut links = 0;
+        for (passed, name) in path.directories.iter().enumerate() {
+            let at = place.parent();
+            if let Some(entry) = dentry::get(txn, at, name).await? {
+                place.chain.push(entry.inode);
+                continue;
+            }
+            let Some(directory) = linked_directory(txn, &place.chain, name).await? else {
+                return Ok(place);
             };
-            at = entry.inode;
-            chain.push(at);
+            links += 1;
+            if links > KEY_LINKED_DIRECTORIES_MAX {
+                return Ok(place);
+            }
+            place.chain.push(directory);
+            place.linked = passed + 1;
         }
-        let entry = dentry::get(txn, at, &path.file).await?;
-        Ok(Self {
-            chain,
-            entry,
-            complete: true,
-        })
+        let at = place.parent();
+        place.complete = true;
+        place.entry = dentry::get(txn, at, &path.file).await?;
+        place.file = match place.entry {
+            Some(entry) if entry.kind == FileKind::Regular => Some(entry.inode),
+            Some(entry) if entry.kind == FileKind::Symlink => {
+                match link::follow(txn, root, at, entry.inode).await? {
+                    Some(Target::File(id)) => Some(id),
+                    Some(Target::Directory(_)) | None => None,
+                }
+            }
+            _ => None,
+        };
+        Ok(place)
     }
 
     /// Tells whether both keys end in the same directory. A chain that stops at a missing directory ends in none: its last
@@ -109,11 +142,9 @@ impl Place {
             .expect("a chain begins with the bucket's directory")
     }
 
-    /// Returns the object in the file's slot, with its place in the tree.
-    pub(super) fn file(&self) -> Option<InodeId> {
-        self.entry
-            .filter(|entry| entry.kind == FileKind::Regular)
-            .map(|entry| entry.inode)
+    /// Tells whether the key's own slot holds the file, not a symlink to it.
+    pub(super) fn holds_file(&self) -> bool {
+        self.entry.map(|entry| entry.inode) == self.file
     }
 
     /// Reads the directory that a key with a trailing `/` names, when it was made on purpose.
@@ -122,7 +153,9 @@ impl Place {
         txn: &mut impl Txn,
         path: &KeyPath,
     ) -> Result<Option<InodeRecord>, MetaError> {
-        if !self.complete || self.chain.len() < 2 || !path.file.bytes().is_empty() {
+        // What a symlink leads to is an object under its own key only.
+        let unlinked = self.chain.len() - 1 > self.linked;
+        if !self.complete || !unlinked || !path.file.bytes().is_empty() {
             return Ok(None);
         }
         Ok(inode::load_opt(txn, self.parent())
@@ -136,7 +169,7 @@ impl Place {
         txn: &mut impl Txn,
         path: &KeyPath,
     ) -> Result<Option<Object>, MetaError> {
-        if let Some(id) = self.file() {
+        if let Some(id) = self.file {
             let record = inode::load(txn, id).await?;
             let attrs = attrs::current(&record.attr, object::load(txn, id).await?);
             return Ok(Some(Object { record, attrs }));
@@ -164,6 +197,27 @@ impl Place {
             object.as_ref().map(|object| object.attrs.etag.as_str()),
         )?)
     }
+}
+
+/// Finds the directory that the symlink in the place of a missing one leads to, unless that is on the way to it: there it
+/// would contain itself.
+async fn linked_directory(
+    txn: &mut impl Txn,
+    chain: &[InodeId],
+    name: &DentryName,
+) -> Result<Option<InodeId>, MetaError> {
+    let (Some(&root), Some(&at)) = (chain.first(), chain.last()) else {
+        return Ok(None);
+    };
+    let name = DentryName::file(name.bytes())?;
+    let entry = dentry::get(txn, at, &name).await?;
+    let Some(entry) = entry.filter(|entry| entry.kind == FileKind::Symlink) else {
+        return Ok(None);
+    };
+    Ok(match link::follow(txn, root, at, entry.inode).await? {
+        Some(Target::Directory(id)) if !chain.contains(&id) => Some(id),
+        _ => None,
+    })
 }
 
 /// Returns what an earlier attempt of the same request published: its inode exists already.
@@ -250,7 +304,8 @@ impl<K: Kv> Meta<K> {
     }
 }
 
-/// Removes what a key names, and the implicit directories that this leaves empty. Tells whether there was anything.
+/// Removes what a key names (of a symlink: itself), and the implicit directories that this leaves empty. Tells whether there
+/// was anything.
 pub(super) async fn remove_object(
     txn: &mut impl Txn,
     path: &KeyPath,
@@ -258,8 +313,8 @@ pub(super) async fn remove_object(
     now_ns: i64,
 ) -> Result<bool, MetaError> {
     let mut removed = false;
-    if let Some(id) = place.file() {
-        let mut record = inode::load(txn, id).await?;
+    if let (Some(_), Some(entry)) = (place.file, place.entry) {
+        let mut record = inode::load(txn, entry.inode).await?;
         tree::unlink_entry(txn, place.parent(), &path.file, now_ns);
         tree::drop_link(txn, &mut record, now_ns).await?;
         removed = true;
@@ -288,7 +343,8 @@ async fn remove_empty_parents(
     now_ns: i64,
 ) -> Result<(), MetaError> {
     let mut removed = &path.file;
-    for (depth, name) in path.directories.iter().enumerate().rev() {
+    let directories = path.directories.iter().enumerate().skip(place.linked);
+    for (depth, name) in directories.rev() {
         let (parent, id) = (place.chain[depth], place.chain[depth + 1]);
         let mut directory = inode::load(txn, id).await?;
         if directory.explicit || !dentry::is_empty_without(txn, id, removed).await? {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use janusfs_kv::{Kv, MemKv, RocksKv, RocksKvOptions};
 use janusfs_types::{
     BlobId, ChainTable, ClientId, Content, Credentials, FileKind, FsError, InodeId, Layout,
-    SessionId,
+    SessionId, limits,
 };
 use janusfs_wire::{
     Method, Wire,
@@ -270,6 +270,21 @@ impl<K: Kv> Site<K> {
         self.meta.create(call).await.unwrap().attr.inode
     }
 
+    async fn symlink(
+        &self,
+        parent: InodeId,
+        name: &str,
+        target: &str,
+    ) -> Result<InodeId, MetaError> {
+        let call = Symlink {
+            parent,
+            name: Bytes::copy_from_slice(name.as_bytes()),
+            target: Bytes::copy_from_slice(target.as_bytes()),
+            who: WHO,
+        };
+        Ok(self.meta.symlink(call).await?.attr.inode)
+    }
+
     async fn root(&self) -> InodeId {
         self.meta
             .get_bucket(GetBucket {
@@ -524,21 +539,11 @@ async fn directories_of_posix_show_only_when_explicit_and_empty() {
     site.delete("dir/x").await.unwrap();
     assert_eq!(site.keys().await, ["dir/", "dir2/x"]);
 
-    // Neither is a symlink an object, nor what is behind it.
-    let (name, target) = (Bytes::from_static(b"link"), Bytes::from_static(b"../dir2"));
-    site.meta
-        .symlink(Symlink {
-            parent: dir,
-            name,
-            target,
-            who: WHO,
-        })
-        .await
-        .unwrap();
+    // One that holds only what is no key is no key either.
+    site.symlink(dir, "link", "nowhere").await.unwrap();
     assert_eq!(site.keys().await, ["dir2/x"]);
     assert_eq!(rows(&site.list("", "", "/", 9).await), ["dir2/ (prefix)"]);
     assert_eq!(fs(site.get("dir/link").await), FsError::NotFound);
-    assert_eq!(fs(site.get("dir/link/x").await), FsError::NotFound);
 
     // Deleting the directory's key gives it up: it goes with what is in it.
     site.delete("dir/").await.unwrap();
@@ -552,6 +557,258 @@ async fn directories_of_posix_show_only_when_explicit_and_empty() {
     site.delete("dir/y").await.unwrap();
     site.delete("dir2/x").await.unwrap();
     site.empty().await;
+}
+
+#[tokio::test]
+async fn a_symlink_inside_the_bucket_is_what_it_leads_to() {
+    let site = mem().await;
+    let root = site.root().await;
+    let file = site.put("v1/data/x", "one").await;
+    site.put("v1/y", "two").await;
+    let new = site.mkdir(root, "new", FileKind::Directory).await;
+    let link = async |parent, name, target| site.symlink(parent, name, target).await.unwrap();
+    link(root, "latest", "v1").await;
+    link(root, "best", "./latest//data/x").await;
+    link(root, "again", "best").await;
+    link(new, "up", "../v1/data").await;
+    link(new, "mine", "up/../y").await;
+    let keys = [
+        "again",
+        "best",
+        "latest/data/x",
+        "latest/y",
+        "new/mine",
+        "new/up/x",
+        "v1/data/x",
+        "v1/y",
+    ];
+    assert_eq!(site.keys().await, keys);
+    for key in ["again", "best", "latest/data/x", "new/up/x"] {
+        let found = site.get(key).await.unwrap();
+        assert_eq!(
+            (found.file.attr.inode, &found.attrs.etag),
+            (file.inode, &file.etag),
+            "{key}"
+        );
+    }
+    // An object through a link is not the link: a directory has its trailing slash under its own name only.
+    site.mkdir(new, "empty", FileKind::Directory).await;
+    link(root, "none", "new/empty").await;
+    assert_eq!(fs(site.get("none/").await), FsError::NotFound);
+    assert!(site.get("new/empty/").await.is_ok());
+    assert_eq!(rows(&site.list("n", "", "/", 9).await), ["new/ (prefix)"]);
+
+    // What is written to a link's key takes its place; what is written below it goes where it leads.
+    let put = site.put("best", "three").await;
+    site.put("latest/z", "four").await;
+    assert_eq!(site.get("v1/data/x").await.unwrap().attrs.etag, file.etag);
+    assert_eq!(site.get("again").await.unwrap().attrs.etag, put.etag);
+    assert!(site.get("v1/z").await.is_ok());
+    // And so it goes: a link's key with the link, a key below it with what has it.
+    site.delete("again").await.unwrap();
+    site.delete("latest/data/x").await.unwrap();
+    site.delete("none/").await.unwrap();
+    // `new/mine` led through the directory whose last key this was.
+    let keys = ["best", "latest/y", "latest/z", "new/empty/", "v1/y", "v1/z"];
+    assert_eq!(site.keys().await, keys);
+    // The far side of a link does not go with its last key: the link would lead nowhere.
+    site.delete("latest/y").await.unwrap();
+    site.delete("latest/z").await.unwrap();
+    assert_eq!(site.keys().await, ["best", "new/empty/"]);
+    site.put("latest/a", "five").await;
+    assert_eq!(
+        site.keys().await,
+        ["best", "latest/a", "new/empty/", "v1/a"]
+    );
+    // Nor does anything go, or get lost, when it is the other way round.
+    site.delete("v1/a").await.unwrap();
+    site.put("latest/b", "a directory beside a link that leads nowhere")
+        .await;
+    assert_eq!(site.keys().await, ["best", "latest/b", "new/empty/"]);
+    site.clean().await;
+}
+
+#[tokio::test]
+async fn no_symlink_leads_out_of_the_bucket_or_round_and_round() {
+    let site = mem().await;
+    let root = site.root().await;
+    let other = site.bucket("other", "/bucket/sub").await.unwrap();
+    site.put("sub/dir/in", "").await;
+    site.put("out", "").await;
+    let dir = site.meta.create(Create {
+        parent: other,
+        name: Bytes::from_static(b"d"),
+        kind: FileKind::Directory,
+        mode: 0o755,
+        rdev: 0,
+        who: WHO,
+        exclusive: true,
+    });
+    let dir = dir.await.unwrap().attr.inode;
+    for (name, target) in [
+        ("absolute", "/bucket/sub/dir/in"),
+        ("above", "../../out"),
+        ("round", "../../sub/dir/in"),
+        ("dangling", "../dir/missing"),
+        ("file-as-directory", "../dir/in/"),
+        ("self", "self"),
+        ("here", "."),
+        ("parent", ".."),
+        ("fifo-link", "fifo"),
+    ] {
+        site.symlink(dir, name, target).await.unwrap();
+    }
+    site.symlink(dir, "good", "../dir/in").await.unwrap();
+    site.mkdir(dir, "fifo", FileKind::Fifo).await;
+    let list = async |bucket: &str| {
+        let call = ListObjects {
+            bucket: bucket.into(),
+            prefix: String::new(),
+            after: String::new(),
+            delimiter: String::new(),
+            limit: 100,
+        };
+        rows(&site.meta.list_objects(call).await.unwrap())
+    };
+    assert_eq!(list("other").await, ["d/good", "dir/in"]);
+    // The bucket around it reaches further, by the same links.
+    assert_eq!(
+        list(BUCKET).await,
+        [
+            "out",
+            "sub/d/above",
+            "sub/d/good",
+            "sub/d/round",
+            "sub/dir/in"
+        ]
+    );
+    for key in [
+        "sub/d/absolute",
+        "sub/d/self",
+        "sub/d/here/good",
+        "sub/d/parent/dir/in",
+    ] {
+        assert_eq!(fs(site.get(key).await), FsError::NotFound, "{key}");
+    }
+
+    // As many links as the kernel follows, and one more; directories through as many links as a key may have.
+    let mut last = "out".to_owned();
+    for hop in 0..=limits::SYMLINK_HOPS_MAX {
+        let name = format!("hop{hop}");
+        site.symlink(root, &name, &last).await.unwrap();
+        last = name;
+    }
+    assert!(
+        site.get(&format!("hop{}", limits::SYMLINK_HOPS_MAX - 1))
+            .await
+            .is_ok()
+    );
+    assert_eq!(fs(site.get(&last).await), FsError::NotFound);
+    assert!(!site.keys().await.contains(&last));
+    for depth in 0..=limits::KEY_LINKED_DIRECTORIES_MAX {
+        site.put(&format!("deep{depth}/x"), "").await;
+    }
+    let mut key = "deep0".to_owned();
+    for depth in 1..=limits::KEY_LINKED_DIRECTORIES_MAX + 1 {
+        let parent = site.meta.lookup(Lookup {
+            parent: root,
+            name: format!("deep{}", depth - 1).into(),
+        });
+        let parent = parent.await.unwrap().unwrap().attr.inode;
+        site.symlink(parent, "l", &format!("../deep{depth}"))
+            .await
+            .unwrap();
+        key.push_str("/l");
+        let found = site.get(&format!("{key}/x")).await.is_ok();
+        assert_eq!(found, depth <= limits::KEY_LINKED_DIRECTORIES_MAX, "{key}");
+        assert_eq!(
+            site.keys().await.contains(&format!("{key}/x")),
+            found,
+            "{key}"
+        );
+    }
+    site.clean().await;
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    /// Listings and look-ups follow links by code of their own: they must agree on every key, and pages of listings on the
+    /// order.
+    #[test]
+    fn a_listing_through_symlinks_is_what_look_ups_find(
+        links in proptest::collection::vec((
+            0usize..5,
+            proptest::sample::select(vec!["a", "b", "-", "a-", "l", "l-", "ab"]),
+            proptest::sample::select(vec![
+                ".", "..", "a", "b", "l", "../a", "../b", "a/b", "b/../a", "a-b", "l/b", "../l", "/a", "../../a",
+            ]),
+        ), 1..7),
+        puts in proptest::collection::vec(key_text(), 1..12),
+        deletes in proptest::collection::vec(key_text(), 0..6),
+        lists in proptest::collection::vec(
+            (maybe(key_text()), maybe(key_text()), prop_oneof![
+                Just(""), Just("/"), Just("-"), Just("a/"), Just("//"), Just("ab")
+            ], 1usize..6),
+            20,
+        ),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let site = mem().await;
+            let root = site.root().await;
+            let mut directories = vec![root];
+            for (parent, name) in [(0, "a"), (0, "b"), (0, "a-b"), (1, "b")] {
+                directories.push(site.mkdir(directories[parent], name, FileKind::Directory).await);
+            }
+            for (directory, name, target) in links {
+                // Where the name is taken, there is no such link.
+                let _ = site.symlink(directories[directory], name, target).await;
+            }
+            for key in &puts {
+                site.put(key, key).await;
+            }
+            for key in &deletes {
+                site.delete(key).await.unwrap();
+            }
+            let mut keys = Vec::new();
+            loop {
+                let page = site.list("", keys.last().map_or("", String::as_str), "", 1000).await;
+                for row in &page.rows {
+                    if let Listed::Object { object } = row {
+                        prop_assert_eq!(&site.get(&object.key).await.unwrap().attrs.etag, &object.etag);
+                    }
+                }
+                keys.extend(rows(&page));
+                if !page.truncated {
+                    break;
+                }
+            }
+            prop_assert!(keys.is_sorted_by(|one, next| one < next), "{:?}", keys);
+            let mut all = vec![String::new()];
+            for _ in 0..5 {
+                let longer = |key: &String| ["a", "b", "-", "/", "l"].map(|part| key.clone() + part);
+                all.extend(all.clone().iter().flat_map(longer));
+                all.sort();
+                all.dedup();
+            }
+            for key in &all[1..] {
+                let found = site.get(key).await.is_ok_and(|object| object.file.attr.kind == FileKind::Regular);
+                if found || !key.ends_with('/') {
+                    prop_assert_eq!(found, keys.binary_search(key).is_ok(), "{:?} among {:?}", key, &keys);
+                }
+            }
+            for (prefix, after, delimiter, limit) in lists {
+                let page = site.list(&prefix, &after, delimiter, u32::try_from(limit).unwrap()).await;
+                let wanted = naive(keys.iter(), &prefix, &after, delimiter, limit);
+                prop_assert_eq!(
+                    (rows(&page), page.truncated), wanted,
+                    "prefix {:?} after {:?} delimiter {:?} limit {} of {:?}", prefix, after, delimiter, limit, &keys
+                );
+            }
+            site.clean().await;
+            Ok(())
+        })?;
+    }
 }
 
 #[tokio::test]

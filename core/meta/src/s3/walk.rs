@@ -3,13 +3,17 @@
 //! The byte order of stored names is the order of keys (`DentryName`), so the walk is a stack of directories, each with
 //! one page of its rows: no sorting, no row read twice. Invariants: a row that is returned is not below the seek
 //! position and may still lead to keys with the prefix; the walk never goes back. Keys here are in stored form.
+//!
+//! A symlink comes as what it leads to (`link`), in the order of the keys that this makes: one to a file in its own place, one
+//! to a directory where a directory of its name would be. Until the walk gets there it waits in [`Level::ahead`].
 //! Absent: delimiters and what a row means to S3 (`list`).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use janusfs_kv::Txn;
-use janusfs_types::{DentryName, FileKind, InodeId};
+use janusfs_types::{DentryName, FileKind, InodeId, limits::KEY_LINKED_DIRECTORIES_MAX};
 
+use super::link::{self, Target};
 use crate::{
     MetaError,
     store::{
@@ -35,15 +39,27 @@ pub(super) enum Reads {
 pub(super) struct Row {
     /// Its stored name when read, its whole key when returned by the walk.
     pub(super) key: Vec<u8>,
-    /// What it names.
+    /// What it names or leads to.
     pub(super) child: InodeId,
-    /// Of which kind.
+    /// Of which kind. A symlink leads nowhere; others come as what they lead to.
     pub(super) kind: FileKind,
+    /// Whether it is a symlink that leads to a directory.
+    pub(super) linked: bool,
     /// Whether the seek position is below this directory, so that not all of it is part of the walk.
     pub(super) partial: bool,
 }
 
 impl Row {
+    fn new(name: &DentryName, entry: Dentry) -> Self {
+        Self {
+            key: name.stored().to_vec(),
+            child: entry.inode,
+            kind: entry.kind,
+            linked: false,
+            partial: false,
+        }
+    }
+
     /// Tells whether it is a directory's slot.
     pub(super) fn is_directory(&self) -> bool {
         self.kind == FileKind::Directory
@@ -52,20 +68,27 @@ impl Row {
 
 struct Level {
     directory: InodeId,
+    /// Whether a symlink led here.
+    linked: bool,
     /// Length of the key of the directory itself.
     key_len: usize,
     rows: VecDeque<Row>,
+    /// Symlinks to directories that the walk has read and not come to yet, by the directory's name.
+    ahead: BTreeMap<Vec<u8>, Row>,
     /// Where the next page begins.
     start: Vec<u8>,
     /// What the names of interest begin with.
     within: Vec<u8>,
+    begun: bool,
     done: bool,
 }
 
 /// The walk.
 pub(super) struct Walk {
+    root: InodeId,
     /// Key of the directory on top of the stack.
     path: Vec<u8>,
+    /// The directories from the bucket's on; never empty before the end.
     stack: Vec<Level>,
     prefix: Vec<u8>,
     from: Vec<u8>,
@@ -77,40 +100,45 @@ impl Walk {
     pub(super) fn new(root: InodeId, prefix: Vec<u8>, from: Vec<u8>, page_rows: u32) -> Self {
         let from = from.max(prefix.clone());
         let mut walk = Self {
+            root,
             path: Vec::new(),
             stack: Vec::new(),
             prefix,
             from,
             page_rows,
         };
-        walk.push(root);
+        walk.push(root, false);
         walk
     }
 
-    fn push(&mut self, directory: InodeId) {
-        let start = self
-            .from
-            .strip_prefix(&*self.path)
-            .map(first_name)
-            .unwrap_or_default();
-        let within = self
-            .prefix
-            .strip_prefix(&*self.path)
-            .map(first_name)
-            .unwrap_or_default();
-        self.stack
-            .push(Level::new(directory, self.path.len(), start, within));
+    fn push(&mut self, directory: InodeId, linked: bool) {
+        let below = |key: &[u8]| key.strip_prefix(&*self.path).map(first_name);
+        let start = below(&self.from).unwrap_or_default();
+        let within = below(&self.prefix).unwrap_or_default();
+        self.stack.push(Level {
+            key_len: self.path.len(),
+            start,
+            within,
+            ..Level::new(directory, linked)
+        });
     }
 
     /// Returns the next row; a directory comes before what is below it, which follows only after [`Self::enter`].
     pub(super) async fn next(&mut self, txn: &mut impl Txn) -> Result<Option<Row>, MetaError> {
         loop {
+            fill(
+                txn,
+                self.root,
+                &mut self.stack,
+                self.page_rows,
+                Reads::Snapshot,
+            )
+            .await?;
             let Some(level) = self.stack.last_mut() else {
                 return Ok(None);
             };
             self.path.truncate(level.key_len);
-            level.fill(txn, self.page_rows, Reads::Snapshot).await?;
-            let Some(mut row) = level.rows.pop_front() else {
+            let Some(mut row) = level.pop() else {
                 self.stack.pop();
                 continue;
             };
@@ -124,12 +152,30 @@ impl Walk {
     /// seek position or the prefix is below it.
     pub(super) async fn enter(&mut self, txn: &mut impl Txn, row: &Row) -> Result<bool, MetaError> {
         self.path.clone_from(&row.key);
-        self.push(row.child);
-        let Some(level) = self.stack.last_mut() else {
-            return Ok(false);
-        };
-        level.fill(txn, self.page_rows, Reads::Snapshot).await?;
-        Ok(level.rows.is_empty() && !row.partial && level.within.is_empty())
+        self.push(row.child, row.linked);
+        fill(
+            txn,
+            self.root,
+            &mut self.stack,
+            self.page_rows,
+            Reads::Snapshot,
+        )
+        .await?;
+        let whole = |level: &Level| level.is_used_up() && level.within.is_empty();
+        Ok(self.stack.last().is_some_and(whole) && !row.partial)
+    }
+
+    /// Tells whether a key is that of the directory that [`Self::next`] returned last, or below it.
+    pub(super) async fn holds_key(
+        &mut self,
+        txn: &mut impl Txn,
+        row: &Row,
+    ) -> Result<bool, MetaError> {
+        let depth = self.stack.len();
+        self.stack.push(Level::new(row.child, row.linked));
+        let found = probe(txn, self.root, &mut self.stack, depth, Reads::Snapshot).await;
+        self.stack.truncate(depth);
+        found
     }
 
     /// Skips everything below `from`.
@@ -150,44 +196,149 @@ impl Walk {
 }
 
 impl Level {
-    fn new(directory: InodeId, key_len: usize, start: Vec<u8>, within: Vec<u8>) -> Self {
+    /// Returns a directory to be read from its first row to its last.
+    fn new(directory: InodeId, linked: bool) -> Self {
         Self {
             directory,
-            key_len,
+            linked,
+            key_len: 0,
             rows: VecDeque::new(),
-            start,
-            within,
+            ahead: BTreeMap::new(),
+            start: Vec::new(),
+            within: Vec::new(),
+            begun: false,
             done: false,
         }
     }
 
-    /// Reads the next page, if the last one is used up and there is one.
-    async fn fill(
-        &mut self,
-        txn: &mut impl Txn,
-        limit: u32,
-        reads: Reads,
-    ) -> Result<(), MetaError> {
-        if !self.rows.is_empty() || self.done {
-            return Ok(());
-        }
-        let rows = read(txn, self.directory, &self.start, &self.within, limit, reads).await?;
-        self.done = rows.len() < usize::try_from(limit).unwrap_or(usize::MAX);
-        if let Some(last) = rows.back() {
-            self.start = key_after(&last.key);
-        }
-        self.rows = rows;
-        Ok(())
+    fn is_used_up(&self) -> bool {
+        self.rows.is_empty() && self.ahead.is_empty()
     }
 
+    /// Returns the next row that was read.
+    fn pop(&mut self) -> Option<Row> {
+        while let (Some((name, _)), Some(row)) = (self.ahead.first_key_value(), self.rows.front()) {
+            if row.key < *name {
+                return self.rows.pop_front();
+            }
+            if row.key > *name {
+                break;
+            }
+            // A directory has the name: nobody gets past it to the symlink.
+            self.ahead.pop_first();
+        }
+        match self.ahead.pop_first() {
+            Some((_, row)) => Some(row),
+            None => self.rows.pop_front(),
+        }
+    }
+
+    /// Takes in a symlink that leads to a directory: unless that one contains it, or others led here too often.
+    fn lead_on(&mut self, above: &[Self], row: Row, directory: InodeId) {
+        let way = || above.iter().chain([&*self]);
+        let links = way().filter(|level| level.linked).count();
+        let contained = way().any(|level| level.directory == directory);
+        if contained || links >= KEY_LINKED_DIRECTORIES_MAX {
+            self.rows.push_back(row);
+            return;
+        }
+        let key = directory_name(&row.key);
+        let row = Row {
+            key: key.clone(),
+            child: directory,
+            kind: FileKind::Directory,
+            linked: true,
+            ..row
+        };
+        self.ahead.insert(key, row);
+    }
+
+    /// Skips the names below `name`. No symlink among those not read yet leads to `name` or above: what is skipped is all that
+    /// begins alike, and what it leads to begins so too.
     fn seek(&mut self, name: &[u8]) {
         while self.rows.front().is_some_and(|row| *row.key < *name) {
             self.rows.pop_front();
         }
+        self.ahead = self.ahead.split_off(name);
         if self.rows.is_empty() && *self.start < *name {
             self.start = name.to_vec();
         }
     }
+}
+
+/// Reads the next page of the directory on top of a stack, if its last one is used up and there is one.
+async fn fill(
+    txn: &mut impl Txn,
+    root: InodeId,
+    stack: &mut [Level],
+    limit: u32,
+    reads: Reads,
+) -> Result<(), MetaError> {
+    let Some((level, above)) = stack.split_last_mut() else {
+        return Ok(());
+    };
+    if !level.begun {
+        level.begun = true;
+        for row in passed_links(txn, level).await? {
+            if let Some(Target::Directory(id)) =
+                link::follow(txn, root, level.directory, row.child).await?
+            {
+                level.lead_on(above, row, id);
+            }
+        }
+    }
+    while level.rows.is_empty() && !level.done {
+        let page = read(
+            txn,
+            level.directory,
+            &level.start,
+            &level.within,
+            limit,
+            reads,
+        )
+        .await?;
+        level.done = page.len() < usize::try_from(limit).unwrap_or(usize::MAX);
+        if let Some(last) = page.last() {
+            level.start = key_after(&last.key);
+        }
+        for row in page {
+            let target = match row.kind {
+                FileKind::Symlink => link::follow(txn, root, level.directory, row.child).await?,
+                _ => None,
+            };
+            match target {
+                Some(Target::Directory(id)) => level.lead_on(above, row, id),
+                Some(Target::File(id)) => level.rows.push_back(Row {
+                    child: id,
+                    kind: FileKind::Regular,
+                    ..row
+                }),
+                None => level.rows.push_back(row),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Returns the symlinks whose names are before the position where a directory is to be read from, while what is below them,
+/// should they lead to a directory, is not: `a` when that is `a-b` or `a/`.
+async fn passed_links(txn: &mut impl Txn, level: &Level) -> Result<Vec<Row>, MetaError> {
+    let start = (&level.start).max(&level.within);
+    let mut rows = Vec::new();
+    for at in 1..start.len() {
+        let below = directory_name(&start[..at]);
+        if below < *start || !below.starts_with(&level.within) {
+            continue;
+        }
+        let Ok(name) = DentryName::file(&start[..at]) else {
+            continue;
+        };
+        let entry = dentry::get(txn, level.directory, &name).await?;
+        if let Some(entry) = entry.filter(|entry| entry.kind == FileKind::Symlink) {
+            rows.push(Row::new(&name, entry));
+        }
+    }
+    Ok(rows)
 }
 
 /// Returns the stored name at the start of a key: up to and with the first `/`, or all of it.
@@ -198,6 +349,11 @@ fn first_name(key: &[u8]) -> Vec<u8> {
     }
 }
 
+/// Returns the stored name of a directory that is called as a file of this stored name is.
+fn directory_name(name: &[u8]) -> Vec<u8> {
+    [name, b"/"].concat()
+}
+
 /// Reads at most `limit` rows of a directory from the stored name `from` on, of those that begin with `within`.
 async fn read(
     txn: &mut impl Txn,
@@ -206,9 +362,9 @@ async fn read(
     within: &[u8],
     limit: u32,
     reads: Reads,
-) -> Result<VecDeque<Row>, MetaError> {
+) -> Result<Vec<Row>, MetaError> {
     if from > within && !from.starts_with(within) {
-        return Ok(VecDeque::new());
+        return Ok(Vec::new());
     }
     let from = from.max(within);
     let rows = dentry::scan_from(
@@ -220,48 +376,47 @@ async fn read(
         reads == Reads::Snapshot,
     )
     .await?;
-    let row = |(name, dentry): (DentryName, Dentry)| Row {
-        key: name.stored().to_vec(),
-        child: dentry.inode,
-        kind: dentry.kind,
-        partial: false,
-    };
-    Ok(rows.into_iter().map(row).collect())
+    Ok(rows
+        .iter()
+        .map(|(name, entry)| Row::new(name, *entry))
+        .collect())
 }
 
-/// Tells whether a key is below `directory`: a regular file, or a directory without a row that `mkdir` made.
-/// `with_itself`: also when it is such a directory itself.
-pub(super) async fn holds_key(
+/// Tells whether a key is below a bucket's directory.
+pub(super) async fn bucket_holds_key(txn: &mut impl Txn, root: InodeId) -> Result<bool, MetaError> {
+    // Symlinks among them lead to no other keys.
+    let mut stack = vec![Level::new(root, true)];
+    probe(txn, root, &mut stack, 0, Reads::Conflicting).await
+}
+
+/// Tells whether a key is below the directory on top of a stack: a regular file, or a directory without a row that `mkdir`
+/// made; also when it is such a directory itself. The stack is used up down to `depth`.
+async fn probe(
     txn: &mut impl Txn,
-    directory: InodeId,
-    with_itself: bool,
+    root: InodeId,
+    stack: &mut Vec<Level>,
+    depth: usize,
     reads: Reads,
 ) -> Result<bool, MetaError> {
-    let mut stack: Vec<Level> = Vec::new();
-    let mut next = Some(directory);
-    loop {
-        if let Some(directory) = next.take() {
-            let mut level = Level::new(directory, 0, Vec::new(), Vec::new());
-            level.fill(txn, PROBE_ROWS, reads).await?;
-            let counts = with_itself || !stack.is_empty();
-            if level.rows.is_empty() && counts && is_explicit(txn, directory).await? {
-                return Ok(true);
-            }
-            stack.push(level);
-        }
+    while stack.len() > depth {
+        let begun = stack.last().is_some_and(|top| top.begun);
+        fill(txn, root, stack, PROBE_ROWS, reads).await?;
         let Some(top) = stack.last_mut() else {
-            return Ok(false);
+            break;
         };
-        top.fill(txn, PROBE_ROWS, reads).await?;
-        match top.rows.pop_front() {
-            Some(row) if row.is_directory() => next = Some(row.child),
+        match top.pop() {
+            Some(row) if row.is_directory() => stack.push(Level::new(row.child, row.linked)),
             Some(row) if row.kind == FileKind::Regular => return Ok(true),
             Some(_) => {}
             None => {
+                if !begun && !top.linked && is_explicit(txn, top.directory).await? {
+                    return Ok(true);
+                }
                 stack.pop();
             }
         }
     }
+    Ok(false)
 }
 
 /// Tells whether a directory was made by `mkdir` or the like, so that it stays when it is empty.
