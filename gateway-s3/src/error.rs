@@ -48,6 +48,7 @@ pub(crate) fn s3_error(error: FsError, subject: Subject) -> S3Error {
         | FsError::NameReserved
         | FsError::TooManyLinks
         | FsError::CrossDevice
+        | FsError::ThroughSymlink
         | FsError::NoXattr => S3Error::with_message(Code::InvalidRequest, text),
         FsError::Busy | FsError::StaleChain | FsError::Stale => {
             S3Error::with_message(Code::SlowDown, "the service is busy: try again")

@@ -18,7 +18,7 @@ use futures::future::{BoxFuture, FutureExt};
 use janusfs_env::{clock, metrics, tasks};
 use janusfs_rpc::{Caller, Handler, Reply, Request, Transport};
 use janusfs_types::{ClientId, FsError, limits};
-use janusfs_wire::{ServiceId, decode_error, encode_error};
+use janusfs_wire::{ServiceId, Wire};
 use parking_lot::Mutex;
 use tokio::{
     net::{
@@ -199,7 +199,7 @@ async fn answer(handler: &dyn Handler, frame: Frame) -> Frame {
     };
     let (kind, head, body, time_ms) = match result {
         Ok(reply) => (Kind::Reply, reply.head, reply.body, reply.lease_ms),
-        Err(error) => (Kind::Error, encode_error(&error), Vec::new(), 0),
+        Err(error) => (Kind::Error, error.to_wire(), Vec::new(), 0),
     };
     Frame {
         kind,
@@ -260,7 +260,7 @@ async fn read_replies(mut input: OwnedReadHalf, connection: Weak<Connection>) {
                 body: frame.body,
                 lease_ms: frame.time_ms,
             }),
-            Kind::Error => Err(decode_error(&frame.head).unwrap_or_else(|error| {
+            Kind::Error => Err(FsError::from_wire(&frame.head).unwrap_or_else(|error| {
                 FsError::Io(format!("error reply not understood: {error}"))
             })),
             Kind::Request => return connection.fail_all("the peer sent a request as a reply"),

@@ -12,7 +12,10 @@ use std::{
     process::Command,
 };
 
-use aws_sdk_s3::{Client, types::EncodingType};
+use aws_sdk_s3::{
+    Client,
+    types::{Delete, EncodingType, ObjectIdentifier},
+};
 use janusfs_external::{
     MountedNode, ONE_TARGET, THREE_REPLICAS,
     s3::{get, keys, put, root, status},
@@ -464,6 +467,26 @@ async fn a_symlink_is_what_it_leads_to_and_special_files_are_no_objects() {
     put(&s3, BUCKET, "snapshots/main/more", b"more".to_vec())
         .await
         .unwrap();
+    assert_eq!(fs::read(top.join("snapshots/v1/more")).unwrap(), b"more");
+
+    // A tool that cleans up what it takes for a copy is told, one key at a time or many.
+    let copy = s3.delete_object().bucket(BUCKET).key("snapshots/main/more");
+    assert_eq!(status(copy.send().await), Some(400));
+    let keys_of = |keys: &[&str]| {
+        let ids = keys
+            .iter()
+            .map(|key| ObjectIdentifier::builder().key(*key).build().unwrap());
+        Delete::builder()
+            .set_objects(Some(ids.collect()))
+            .build()
+            .unwrap()
+    };
+    let many = s3.delete_objects().bucket(BUCKET);
+    let many = many.delete(keys_of(&["snapshots/main/more", "twice"]));
+    let outcome = many.send().await.unwrap();
+    assert_eq!(outcome.deleted().len(), 1);
+    assert_eq!(outcome.errors()[0].code(), Some("InvalidRequest"));
+    assert!(outcome.errors()[0].message().unwrap().contains("symlink"));
     assert_eq!(fs::read(top.join("snapshots/v1/more")).unwrap(), b"more");
 
     put(&s3, BUCKET, "link", b"object".to_vec()).await.unwrap();

@@ -22,6 +22,8 @@ use crate::{
 pub(crate) const PREFIX: &[u8] = b".janusfs-s3:";
 /// Longest encoded part before a hash; with it the name stays below 255 bytes.
 const CUT_BYTES: usize = 180;
+/// Length of an encoded byte that is not plain.
+const ESCAPED_BYTES: usize = 3;
 /// Marks a hash; `%` is followed by a hex digit everywhere else.
 const HASH_MARK: &str = "%~";
 
@@ -202,7 +204,8 @@ async fn decode(
         let stored = unescape(text).and_then(|stored| DentryName::from_stored(&stored).ok());
         return Ok(stored.filter(|stored| encode(stored.stored()) == name));
     };
-    let Some(start) = unescape(start) else {
+    // What is cut shorter is no name that we give: looking for it would read all rows.
+    let Some(start) = unescape(start).filter(|_| start.len() > CUT_BYTES - ESCAPED_BYTES) else {
         return Ok(None);
     };
     let mut from = start.clone();

@@ -48,6 +48,8 @@ pub enum FsError {
     TooManyLinks,
     /// Source and destination have different accounting roots; copy instead.
     CrossDevice,
+    /// The key is another name, by a symlink, of what the operation is not to touch under it.
+    ThroughSymlink,
     /// A handle or inode that no longer exists, or whose client lost its lease.
     Stale,
     /// A condition of the request (ETag, data version, create-new) does not hold.
@@ -95,6 +97,7 @@ impl FsError {
             | Self::FileTooLarge
             | Self::TooManyLinks
             | Self::CrossDevice
+            | Self::ThroughSymlink
             | Self::Stale
             | Self::PreconditionFailed
             | Self::NoXattr
@@ -125,6 +128,7 @@ impl FsError {
             Self::TooBig => 34,                           // ERANGE
             Self::NameTooLong => 36,                      // ENAMETOOLONG
             Self::NotEmpty => 39,                         // ENOTEMPTY
+            Self::ThroughSymlink => 40,                   // ELOOP
             Self::NoXattr => 61,                          // ENODATA
             Self::Unsupported(_) => 95,                   // EOPNOTSUPP
             Self::Unavailable(_) => 110,                  // ETIMEDOUT
@@ -152,6 +156,9 @@ impl fmt::Display for FsError {
             Self::CrossDevice => {
                 f.write_str("source and destination are accounted apart: copy instead")
             }
+            Self::ThroughSymlink => f.write_str(
+                "the key leads through a symlink: use the key of what the symlink leads to",
+            ),
             Self::Stale => f.write_str("stale handle"),
             Self::PreconditionFailed => f.write_str("a precondition does not hold"),
             Self::NoXattr => f.write_str("no such extended attribute"),

@@ -11,10 +11,11 @@ pub const KEY_MAX_BYTES: usize = 1024;
 pub const SYMLINK_MAX_BYTES: usize = 4095;
 /// Most symlinks that the S3 door follows one after the other (`MAXSYMLINKS` of the Linux kernel).
 pub const SYMLINK_HOPS_MAX: u32 = 40;
-/// Most names that the S3 door looks up to follow a symlink: a listing does that for each it meets.
-pub const SYMLINK_LOOKUPS_MAX: u32 = 256;
-/// Most symlinked directories within a key: links to and fro could spell keys without end.
-pub const KEY_LINKED_DIRECTORIES_MAX: usize = 8;
+/// Most parts of targets that the S3 door passes to follow a symlink: a listing does that for each symlink it meets.
+pub const SYMLINK_PARTS_MAX: u32 = 128;
+/// Most symlinks to directories within a key: directories that link to each other spell keys in numbers that grow by this
+/// power, and a workspace of packages does just that.
+pub const KEY_LINKED_DIRECTORIES_MAX: usize = 2;
 /// Largest content kept inside the inode record, in bytes: one read instead of two for the small files that a
 /// dataset has most of, while an inode row stays well below the KV's value limit.
 pub const INLINE_MAX_BYTES: usize = 4096;

@@ -18,7 +18,6 @@ mod status;
 pub mod storage;
 
 pub use codec::{DecodeError, Decoder, Encoder, Wire};
-pub use status::{decode_error, encode_error};
 
 /// Version of all messages in this crate together.
 pub const PROTOCOL_VERSION: u16 = 2;

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use janusfs_types::{
     Attr, BlobId, ChainTable, ClientId, Content, Credentials, DataVersion, Epoch, FileKind,
-    InodeId, Layout, SessionId,
+    FsError, InodeId, Layout, SessionId,
 };
 
 use crate::{ServiceId, methods, wire_enum, wire_fields};
@@ -353,8 +353,8 @@ wire_fields!(Part {
 pub struct Deleted {
     /// The key.
     pub key: String,
-    /// Empty when deleted or absent, else why not.
-    pub error: String,
+    /// Why it was not deleted; an absent key counts as deleted.
+    pub error: Option<FsError>,
 }
 wire_fields!(Deleted { key, error });
 

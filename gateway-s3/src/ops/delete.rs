@@ -51,15 +51,9 @@ pub(crate) async fn one(
         .call(&message)
         .await
         .map_err(|error| from_fs(error, subject))?;
-    match deleted
-        .into_iter()
-        .find(|deleted| !deleted.error.is_empty())
-    {
+    match deleted.into_iter().find_map(|deleted| deleted.error) {
         None => answer(DeleteObjectOutput::default()),
-        Some(failed) => Err(S3Error::with_message(
-            S3ErrorCode::InternalError,
-            failed.error,
-        )),
+        Some(error) => Err(from_fs(error, Subject::Key)),
     }
 }
 
@@ -87,12 +81,7 @@ pub(crate) async fn many(
         };
         match checked {
             Ok(()) => keys.push(object.key),
-            Err(error) => errors.push(Error {
-                code: Some(error.code().as_str().to_owned()),
-                message: error.message().map(str::to_owned),
-                key: Some(object.key),
-                version_id: object.version_id,
-            }),
+            Err(error) => errors.push(why_not(&error, object.key, object.version_id)),
         }
     }
     let quiet = input.delete.quiet == Some(true);
@@ -106,18 +95,15 @@ pub(crate) async fn many(
         };
         let results = gateway.client.call(&message).await;
         for result in results.map_err(|error| from_fs(error, Subject::Bucket))? {
-            if result.error.is_empty() {
-                deleted.push(DeletedObject {
+            match result.error {
+                None => deleted.push(DeletedObject {
                     key: Some(result.key),
                     ..Default::default()
-                });
-            } else {
-                errors.push(Error {
-                    code: Some(S3ErrorCode::InternalError.as_str().to_owned()),
-                    message: Some(result.error),
-                    key: Some(result.key),
-                    version_id: None,
-                });
+                }),
+                Some(error) => {
+                    let error = from_fs(error, Subject::Key);
+                    errors.push(why_not(&error, result.key, None));
+                }
             }
         }
     }
@@ -126,4 +112,13 @@ pub(crate) async fn many(
         errors: (!errors.is_empty()).then_some(errors),
         ..Default::default()
     })
+}
+
+fn why_not(error: &S3Error, key: String, version_id: Option<String>) -> Error {
+    Error {
+        code: Some(error.code().as_str().to_owned()),
+        message: error.message().map(str::to_owned),
+        key: Some(key),
+        version_id,
+    }
 }

@@ -19,7 +19,7 @@ pub(super) enum Target {
 
 /// Follows the symlink `link`, an entry of the directory `at` in the bucket of `root`, as `path_resolution(7)` has it.
 /// `None`: out of the bucket, to nothing, to a special file, or through more than [`limits::SYMLINK_HOPS_MAX`] links and
-/// [`limits::SYMLINK_LOOKUPS_MAX`] names.
+/// [`limits::SYMLINK_PARTS_MAX`] parts of their targets.
 pub(super) async fn follow(
     txn: &mut impl Txn,
     root: InodeId,
@@ -29,7 +29,7 @@ pub(super) async fn follow(
     // The parts that are left to go, the next one last.
     let mut parts: Vec<Vec<u8>> = Vec::new();
     let mut link = Some(link);
-    let (mut hops, mut lookups) = (0, 0);
+    let (mut hops, mut passed) = (0, 0);
     loop {
         if let Some(link) = link.take() {
             let target = inode::load(txn, link).await?.symlink;
@@ -43,17 +43,17 @@ pub(super) async fn follow(
         let Some(part) = parts.pop() else {
             return Ok(Some(Target::Directory(at)));
         };
-        if matches!(&*part, b"" | b".") {
-            continue;
-        }
-        lookups += 1;
-        if lookups > limits::SYMLINK_LOOKUPS_MAX {
+        passed += 1;
+        if passed > limits::SYMLINK_PARTS_MAX {
             return Ok(None);
         }
         match &*part {
+            b"" | b"." => {}
             b".." if at == root => return Ok(None),
             b".." => at = inode::load(txn, at).await?.parent,
-            name if name.len() > limits::POSIX_NAME_MAX_BYTES => return Ok(None),
+            name if name.len() > limits::POSIX_NAME_MAX_BYTES || name.contains(&0) => {
+                return Ok(None);
+            }
             name => match posix_name::find(txn, at, name).await? {
                 None => return Ok(None),
                 Some((_, entry)) => match entry.kind {

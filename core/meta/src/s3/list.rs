@@ -2,7 +2,7 @@
 //!
 //! What is listed: regular files under their key; symlinks under what that makes the keys of what they lead to (`link`); a
 //! directory that `mkdir` made and that has no row as `dir/`, not through a symlink. Not listed: symlinks that lead nowhere,
-//! special files, implicit directories without a key. A page costs its rows, an inode read for each
+//! special files, implicit directories without a key. A page costs its rows, the way of each symlink, an inode read for each
 //! object, an attribute read for each run of objects that were made one after the other, and one read for each common
 //! prefix, whatever is around or below them. A page is one snapshot.
 

@@ -138,7 +138,7 @@ impl<K: Kv> Meta<K> {
             delete_object(&*self.kv, &bucket, key, &conditions, Durability::Now).await?;
             return Ok(vec![Deleted {
                 key: key.clone(),
-                error: String::new(),
+                error: None,
             }]);
         }
         let kv = Arc::clone(&self.kv);
@@ -150,8 +150,8 @@ impl<K: Kv> Meta<K> {
                 let outcome =
                     delete_object(&*kv, &bucket, &key, &conditions, Durability::Soon).await;
                 let error = match outcome {
-                    Ok(()) => String::new(),
-                    Err(MetaError::Fs(error)) => error.to_string(),
+                    Ok(()) => None,
+                    Err(MetaError::Fs(error)) => Some(error),
                     Err(error @ MetaError::Kv(_)) => return Err(error),
                 };
                 outcomes.push(Deleted { key, error });
@@ -178,9 +178,15 @@ impl<K: Kv> Meta<K> {
                 let attrs = copied_attrs(txn, &source, call.attrs.as_ref()).await?;
                 let place = Place::find(txn, bucket.root, path).await?;
                 place.check(txn, path, &call.conditions).await?;
-                let same = place.shares_directory(&source_place) && path.file == source_path.file;
+                let onto_itself =
+                    place.shares_directory(&source_place) && path.file == source_path.file;
+                let same_key = call.bucket == call.source_bucket && call.key == call.source_key;
+                if onto_itself && !same_key {
+                    // Who copies to move would delete the only entry afterwards.
+                    return Err(FsError::ThroughSymlink.into());
+                }
                 // Of a symlink: what it leads to stays as it is.
-                if same && place.holds_file() {
+                if onto_itself && place.holds_file() {
                     return copy_onto_itself(txn, source, attrs, now_ns).await;
                 }
                 let size = source.size();

@@ -41,8 +41,7 @@ pub(super) struct Place {
     entry: Option<Dentry>,
     /// The file that the slot leads to: its entry, or what its symlink leads to.
     file: Option<InodeId>,
-    /// How many directories of the key are passed until the last one that is a symlink: what is below it can go with its
-    /// last key, it and what is above it can not.
+    /// How many directories of the key are passed until the last one that is a symlink.
     linked: usize,
     complete: bool,
 }
@@ -306,6 +305,9 @@ impl<K: Kv> Meta<K> {
 
 /// Removes what a key names (of a symlink: itself), and the implicit directories that this leaves empty. Tells whether there
 /// was anything.
+///
+/// # Errors
+/// `ThroughSymlink` below a symlink to a directory: who deletes there means the symlink's copy, and there is none.
 pub(super) async fn remove_object(
     txn: &mut impl Txn,
     path: &KeyPath,
@@ -313,6 +315,9 @@ pub(super) async fn remove_object(
     now_ns: i64,
 ) -> Result<bool, MetaError> {
     let mut removed = false;
+    if place.linked > 0 && place.file.is_some() {
+        return Err(FsError::ThroughSymlink.into());
+    }
     if let (Some(_), Some(entry)) = (place.file, place.entry) {
         let mut record = inode::load(txn, entry.inode).await?;
         tree::unlink_entry(txn, place.parent(), &path.file, now_ns);
@@ -320,6 +325,9 @@ pub(super) async fn remove_object(
         removed = true;
     }
     if let Some(mut directory) = place.directory(txn, path).await? {
+        if place.linked > 0 {
+            return Err(FsError::ThroughSymlink.into());
+        }
         if directory.root != directory.attr.inode {
             // No longer kept for its own sake: it goes now if it is empty, else with its last key.
             directory.explicit = false;
@@ -343,8 +351,7 @@ async fn remove_empty_parents(
     now_ns: i64,
 ) -> Result<(), MetaError> {
     let mut removed = &path.file;
-    let directories = path.directories.iter().enumerate().skip(place.linked);
-    for (depth, name) in directories.rev() {
+    for (depth, name) in path.directories.iter().enumerate().rev() {
         let (parent, id) = (place.chain[depth], place.chain[depth + 1]);
         let mut directory = inode::load(txn, id).await?;
         if directory.explicit || !dentry::is_empty_without(txn, id, removed).await? {

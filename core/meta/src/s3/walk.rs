@@ -128,7 +128,7 @@ impl Walk {
         loop {
             fill(
                 txn,
-                self.root,
+                Some(self.root),
                 &mut self.stack,
                 self.page_rows,
                 Reads::Snapshot,
@@ -155,7 +155,7 @@ impl Walk {
         self.push(row.child, row.linked);
         fill(
             txn,
-            self.root,
+            Some(self.root),
             &mut self.stack,
             self.page_rows,
             Reads::Snapshot,
@@ -173,7 +173,8 @@ impl Walk {
     ) -> Result<bool, MetaError> {
         let depth = self.stack.len();
         self.stack.push(Level::new(row.child, row.linked));
-        let found = probe(txn, self.root, &mut self.stack, depth, Reads::Snapshot).await;
+        let links = Some(self.root);
+        let found = probe(txn, links, &mut self.stack, depth, Reads::Snapshot).await;
         self.stack.truncate(depth);
         found
     }
@@ -211,6 +212,12 @@ impl Level {
         }
     }
 
+    /// Tells whether what was read says which row is the next one: those not read yet come behind where they begin.
+    fn has_next(&self) -> bool {
+        let waiting = self.ahead.first_key_value();
+        !self.rows.is_empty() || waiting.is_some_and(|(name, _)| *name < self.start)
+    }
+
     fn is_used_up(&self) -> bool {
         self.rows.is_empty() && self.ahead.is_empty()
     }
@@ -233,24 +240,24 @@ impl Level {
         }
     }
 
-    /// Takes in a symlink that leads to a directory: unless that one contains it, or others led here too often.
-    fn lead_on(&mut self, above: &[Self], row: Row, directory: InodeId) {
+    /// Takes in a symlink that leads to a directory, unless that one contains it, or too many led here; tells whether it did.
+    fn lead_on(&mut self, above: &[Self], link: &Row, directory: InodeId) -> bool {
         let way = || above.iter().chain([&*self]);
         let links = way().filter(|level| level.linked).count();
         let contained = way().any(|level| level.directory == directory);
         if contained || links >= KEY_LINKED_DIRECTORIES_MAX {
-            self.rows.push_back(row);
-            return;
+            return false;
         }
-        let key = directory_name(&row.key);
+        let key = directory_name(&link.key);
         let row = Row {
             key: key.clone(),
             child: directory,
             kind: FileKind::Directory,
             linked: true,
-            ..row
+            partial: false,
         };
         self.ahead.insert(key, row);
+        true
     }
 
     /// Skips the names below `name`. No symlink among those not read yet leads to `name` or above: what is skipped is all that
@@ -266,10 +273,11 @@ impl Level {
     }
 }
 
-/// Reads the next page of the directory on top of a stack, if its last one is used up and there is one.
+/// Reads on in the directory on top of a stack until its next row is known, if it has one. `links`: the bucket's directory,
+/// when symlinks are followed.
 async fn fill(
     txn: &mut impl Txn,
-    root: InodeId,
+    links: Option<InodeId>,
     stack: &mut [Level],
     limit: u32,
     reads: Reads,
@@ -277,17 +285,16 @@ async fn fill(
     let Some((level, above)) = stack.split_last_mut() else {
         return Ok(());
     };
-    if !level.begun {
-        level.begun = true;
+    if let (false, Some(root)) = (level.begun, links) {
         for row in passed_links(txn, level).await? {
-            if let Some(Target::Directory(id)) =
-                link::follow(txn, root, level.directory, row.child).await?
-            {
-                level.lead_on(above, row, id);
+            let target = link::follow(txn, root, level.directory, row.child).await?;
+            if let Some(Target::Directory(id)) = target {
+                level.lead_on(above, &row, id);
             }
         }
     }
-    while level.rows.is_empty() && !level.done {
+    level.begun = true;
+    while !level.has_next() && !level.done {
         let page = read(
             txn,
             level.directory,
@@ -301,20 +308,15 @@ async fn fill(
         if let Some(last) = page.last() {
             level.start = key_after(&last.key);
         }
-        for row in page {
-            let target = match row.kind {
-                FileKind::Symlink => link::follow(txn, root, level.directory, row.child).await?,
-                _ => None,
-            };
-            match target {
-                Some(Target::Directory(id)) => level.lead_on(above, row, id),
-                Some(Target::File(id)) => level.rows.push_back(Row {
-                    child: id,
-                    kind: FileKind::Regular,
-                    ..row
-                }),
-                None => level.rows.push_back(row),
+        for mut row in page {
+            if let (FileKind::Symlink, Some(root)) = (row.kind, links) {
+                match link::follow(txn, root, level.directory, row.child).await? {
+                    Some(Target::File(id)) => (row.child, row.kind) = (id, FileKind::Regular),
+                    Some(Target::Directory(id)) if level.lead_on(above, &row, id) => continue,
+                    Some(Target::Directory(_)) | None => {}
+                }
             }
+            level.rows.push_back(row);
         }
     }
     Ok(())
@@ -325,7 +327,7 @@ async fn fill(
 async fn passed_links(txn: &mut impl Txn, level: &Level) -> Result<Vec<Row>, MetaError> {
     let start = (&level.start).max(&level.within);
     let mut rows = Vec::new();
-    for at in 1..start.len() {
+    for at in 0..start.len() {
         let below = directory_name(&start[..at]);
         if below < *start || !below.starts_with(&level.within) {
             continue;
@@ -384,23 +386,23 @@ async fn read(
 
 /// Tells whether a key is below a bucket's directory.
 pub(super) async fn bucket_holds_key(txn: &mut impl Txn, root: InodeId) -> Result<bool, MetaError> {
-    // Symlinks among them lead to no other keys.
+    // Symlinks lead to no others than are below it anyway. It counts for itself as little as what a symlink leads to.
     let mut stack = vec![Level::new(root, true)];
-    probe(txn, root, &mut stack, 0, Reads::Conflicting).await
+    probe(txn, None, &mut stack, 0, Reads::Conflicting).await
 }
 
 /// Tells whether a key is below the directory on top of a stack: a regular file, or a directory without a row that `mkdir`
 /// made; also when it is such a directory itself. The stack is used up down to `depth`.
 async fn probe(
     txn: &mut impl Txn,
-    root: InodeId,
+    links: Option<InodeId>,
     stack: &mut Vec<Level>,
     depth: usize,
     reads: Reads,
 ) -> Result<bool, MetaError> {
     while stack.len() > depth {
         let begun = stack.last().is_some_and(|top| top.begun);
-        fill(txn, root, stack, PROBE_ROWS, reads).await?;
+        fill(txn, links, stack, PROBE_ROWS, reads).await?;
         let Some(top) = stack.last_mut() else {
             break;
         };
