@@ -13,8 +13,8 @@ use janusfs_meta::{Meta, MetaConfig};
 use janusfs_rpc::{Peer, Router};
 use janusfs_server::Reclamation;
 use janusfs_types::{
-    ChainId, ChainInfo, ChainTable, ChainVersion, ClientId, Layout, NodeId, TargetId, TargetInfo,
-    limits,
+    ChainId, ChainInfo, ChainTable, ChainVersion, ClientId, Credentials, Layout, NodeId, TargetId,
+    TargetInfo, limits,
 };
 use janusfs_wire::ServiceId;
 use tokio::runtime::Handle;
@@ -23,6 +23,14 @@ use crate::data_dir::{DataDir, Format};
 
 /// The address that stands for "in this process" in a chain table.
 const IN_PROCESS: &str = "";
+
+/// Returns whose a new namespace and its root user's files are: who runs the node can work on what is mounted.
+pub(crate) fn process_owner() -> Credentials {
+    Credentials {
+        uid: rustix::process::geteuid().as_raw(),
+        gid: rustix::process::getegid().as_raw(),
+    }
+}
 
 /// The roles of one process.
 pub(crate) struct Node {
@@ -65,7 +73,11 @@ impl Node {
         .context("cannot open the metadata store")?;
         let kv = Arc::new(kv);
         let layout = default_layout(&table);
-        let config = MetaConfig { layout, table };
+        let config = MetaConfig {
+            layout,
+            table,
+            owner: process_owner(),
+        };
         let meta = Meta::open(kv.clone(), config)
             .await
             .context("cannot open the metadata")?;

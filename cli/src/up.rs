@@ -19,7 +19,7 @@ use crate::{
     admin_http,
     args::Up,
     data_dir::{Credentials, DataDir, Endpoints, check_layout},
-    node::Node,
+    node::{Node, process_owner},
     output,
 };
 
@@ -28,18 +28,60 @@ pub(crate) async fn run(up: Up) -> Result<ExitCode> {
     check_layout(up.targets, up.replicas)?;
     let mut signals = Signals::new()?;
     // Ports first: nothing on disk is touched when one is taken.
-    let s3 = bind(up.s3, "S3 API", "--s3").await?;
-    let admin = bind(up.admin, "admin", "--admin").await?;
-    let rpc = bind(up.rpc, "cluster", "--rpc").await?;
+    let (s3, admin, rpc) = (
+        bind(up.s3, "S3 API", "--s3").await?,
+        bind(up.admin, "admin", "--admin").await?,
+        bind(up.rpc, "cluster", "--rpc").await?,
+    );
     let dir = DataDir::open(&up.data, Some((up.targets, up.replicas)))?;
-    let credentials = dir.credentials()?;
-    let secret = ClusterSecret::load_or_create(&dir.join("cluster.key"))?;
+    let doors = Doors {
+        s3,
+        admin,
+        rpc,
+        credentials: dir.credentials()?,
+        secret: ClusterSecret::load_or_create(&dir.join("cluster.key"))?,
+    };
     let node = Node::start(&dir).await?;
+    let served = serve(&up, &dir, &node, doors, &mut signals).await;
+    // Also when a door did not open: the stores are closed in order.
+    let stopped = node.stop().await;
+    served.and(stopped)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Where the doors of a node listen, and who may come in.
+struct Doors {
+    s3: TcpListener,
+    admin: TcpListener,
+    rpc: TcpListener,
+    credentials: Credentials,
+    secret: ClusterSecret,
+}
+
+/// Opens every door of a node, and closes them after a signal.
+async fn serve(
+    up: &Up,
+    dir: &DataDir,
+    node: &Node,
+    doors: Doors,
+    signals: &mut Signals,
+) -> Result<()> {
+    let Doors {
+        s3,
+        admin,
+        rpc,
+        credentials,
+        secret,
+    } = doors;
     ensure_root_user(&node.client, &credentials).await?;
     let endpoints = Endpoints {
         s3: s3.local_addr()?.to_string(),
         admin: admin.local_addr()?.to_string(),
         rpc: rpc.local_addr()?.to_string(),
+    };
+    let mount = match &up.mount {
+        Some(path) => Some(mount(node.new_client().await?, path).await?),
+        None => None,
     };
     let (stop, stopped) = watch::channel(false);
     let rpc = tasks::spawn(TcpServer::serve(
@@ -58,12 +100,8 @@ pub(crate) async fn run(up: Up) -> Result<ExitCode> {
         s3,
         until(stopped.clone()),
     ));
-    let mount = match &up.mount {
-        Some(path) => Some(mount(node.new_client().await?, path).await?),
-        None => None,
-    };
     dir.publish(&endpoints)?;
-    print_banner(&up, &dir, &endpoints);
+    print_banner(up, dir, &endpoints);
     signals.wait().await;
     output::note("stopping");
     dir.withdraw();
@@ -78,8 +116,7 @@ pub(crate) async fn run(up: Up) -> Result<ExitCode> {
     for task in [s3, admin, rpc] {
         task.await.context("a server failed")??;
     }
-    node.stop().await?;
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// Ends when `stop` turns true.
@@ -166,10 +203,11 @@ async fn ensure_root_user(client: &Client, credentials: &Credentials) -> Result<
         Err(FsError::NotFound) => {}
         Err(error) => return Err(error).context("cannot read the root user's key"),
     }
+    let owner = process_owner();
     let create = CreateUser {
         name: "root".into(),
-        uid: 0,
-        gid: 0,
+        uid: owner.uid,
+        gid: owner.gid,
         admin: true,
         policy: String::new(),
         access_key: access_key.clone(),
@@ -194,7 +232,10 @@ fn print_banner(up: &Up, dir: &DataDir, endpoints: &Endpoints) {
     let Endpoints { s3, admin, rpc } = endpoints;
     let credentials = dir.join("credentials");
     let key = dir.join("cluster.key");
-    let mounted = up.mount.as_ref().map(|path| path.display().to_string());
+    // The other shell may be anywhere.
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let mounted = up.mount.as_deref().map(absolute);
+    let mounted = mounted.map(|path| path.display().to_string());
     println!(
         "JanusFS is up: {} target(s), {} replica(s)",
         dir.format.targets, dir.format.replicas

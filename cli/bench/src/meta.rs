@@ -173,7 +173,12 @@ impl Service {
             stripe: 1,
             seed: 0,
         };
-        let meta = Meta::open(Arc::new(kv), MetaConfig { table, layout })
+        let config = MetaConfig {
+            table,
+            layout,
+            owner: Credentials::default(),
+        };
+        let meta = Meta::open(Arc::new(kv), config)
             .await
             .context("cannot open the metadata")?;
         let router = Router::new().with(ServiceId::Meta, Arc::new(meta));

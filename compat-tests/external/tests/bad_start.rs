@@ -357,6 +357,13 @@ async fn a_mount_point_that_cannot_be_used_is_named() {
     let file = dir.path().join("file");
     fs::write(&file, "x").unwrap();
     refused(&mount(&file), 1, &["is not a directory"]);
+    // A node that cannot mount ends in order, with the one error.
+    let own = dir.path().join("own");
+    let up = ["up", "--data", text(&own), "--mount", text(&file)];
+    let output = run(&[&up[..], &ANYWHERE].concat());
+    refused(&output, 1, &["is not a directory"]);
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(words.lines().count(), 1, "{words}");
     refused(
         &mount(mounted.path()),
         1,

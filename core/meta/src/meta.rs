@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 use bytes::Bytes;
 use janusfs_env::clock;
 use janusfs_kv::{Durability, Kv, run};
-use janusfs_types::{ChainTable, Epoch, FileKind, FsError, InodeId, Layout};
+use janusfs_types::{ChainTable, Credentials, Epoch, FileKind, FsError, InodeId, Layout};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
@@ -30,6 +30,8 @@ pub struct MetaConfig {
     pub table: ChainTable,
     /// Layout for new blobs.
     pub layout: Layout,
+    /// Whose the root directory of a new namespace is.
+    pub owner: Credentials,
 }
 
 /// The metadata service over one store.
@@ -57,6 +59,7 @@ impl<K: Kv> Meta<K> {
     pub async fn open(kv: Arc<K>, config: MetaConfig) -> Result<Self, MetaError> {
         let watches = Arc::new(Watches::new());
         let kv = Arc::new(WatchedKv::new(kv, Arc::clone(&watches)));
+        let owner = &config.owner;
         let made: Result<(), MetaError> = run(&*kv, Durability::Now, |txn| {
             Box::pin(async move {
                 match epoch::format(txn).await? {
@@ -74,8 +77,8 @@ impl<K: Kv> Meta<K> {
                     id: InodeId::ROOT,
                     kind: FileKind::Directory,
                     mode: ROOT_MODE,
-                    uid: 0,
-                    gid: 0,
+                    uid: owner.uid,
+                    gid: owner.gid,
                     root: InodeId::ROOT,
                     now_ns: clock::now_ns(),
                 });

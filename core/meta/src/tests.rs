@@ -70,6 +70,7 @@ pub(crate) fn config() -> MetaConfig {
     MetaConfig {
         table,
         layout: layout(),
+        owner: Credentials::default(),
     }
 }
 

@@ -60,13 +60,16 @@ async fn run<K: Kv>(
                 tracing::warn!(%error, "the sweep for unnamed blobs failed; the next start repeats it");
             }
         }
-        if *stop.borrow() {
+        let stopped = if worked {
+            *stop.borrow()
+        } else {
+            // Told to, or nobody is left to tell it.
+            clock::timeout(IDLE, stop.wait_for(|stop| *stop))
+                .await
+                .is_ok()
+        };
+        if stopped {
             return;
-        }
-        if !worked {
-            let stopped = stop.wait_for(|stop| *stop);
-            // Both outcomes end the pause; the loop looks at `stop` again.
-            let _ = clock::timeout(IDLE, stopped).await;
         }
     }
 }

@@ -1,10 +1,13 @@
 //! Single behaviours: reserved names, content and truncation, orphans and epochs, durability of numbers, the check itself.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use janusfs_kv::{Durability, Kv, MemKv, Txn};
 use janusfs_rpc::{Handler, Request};
 use janusfs_types::{
-    BlobId, ClientId, Content, DentryName, FileKind, FsError, InodeId, SessionId, limits,
+    BlobId, ClientId, Content, Credentials, DentryName, FileKind, FsError, InodeId, SessionId,
+    limits,
 };
 use janusfs_wire::{
     Method, ServiceId, Wire,
@@ -17,7 +20,7 @@ use janusfs_wire::{
 
 use super::{block_on, config, fresh, layout};
 use crate::{
-    Meta, MetaError,
+    Meta, MetaConfig, MetaError,
     store::{dentry, inode},
     tree,
 };
@@ -775,6 +778,22 @@ fn the_check_notices_what_is_wrong() {
         assert!(has("reference count and no reference"), "{texts:?}");
         assert!(has("its figures say"), "{texts:?}");
         assert_eq!(texts.len(), 4);
+    });
+}
+
+#[test]
+fn a_new_namespace_is_its_makers_and_stays_so() {
+    block_on(async {
+        let kv = Arc::new(MemKv::default());
+        for (asked, is) in [(5, 5), (9, 5)] {
+            let config = MetaConfig {
+                owner: Credentials { uid: asked, gid: 7 },
+                ..config()
+            };
+            let meta = Meta::open(Arc::clone(&kv), config).await.unwrap();
+            let root = meta.get_attr(GetAttr { inode: ROOT }).await.unwrap().attr;
+            assert_eq!((root.uid, root.gid), (is, 7));
+        }
     });
 }
 
