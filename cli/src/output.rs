@@ -1,6 +1,9 @@
 //! What a person or a program reads: logs and errors on standard error, answers on standard output.
 
-use std::{fmt::Write as _, io::Write};
+use std::{
+    fmt::Write as _,
+    io::{IsTerminal as _, Write},
+};
 
 use tracing_subscriber::EnvFilter;
 
@@ -9,15 +12,19 @@ use tracing_subscriber::EnvFilter;
 #[error("{0}")]
 pub(crate) struct UsageError(pub(crate) String);
 
-/// Starts logging to standard error. Without a filter: warnings and worse.
+/// Warnings and worse. `s3s` calls each request that it refuses an error; what is wrong with the store is logged by the gateway.
+const DEFAULT_LOG: &str = "warn,s3s=off";
+
+/// Starts logging to standard error.
 pub(crate) fn start_log(filter: Option<&str>) {
-    let filter = filter.unwrap_or("warn");
+    let filter = filter.unwrap_or(DEFAULT_LOG);
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|error| {
-        eprintln!("warning: log filter not understood, using `warn`: {error}");
-        EnvFilter::new("warn")
+        eprintln!("warning: log filter not understood, using `{DEFAULT_LOG}`: {error}");
+        EnvFilter::new(DEFAULT_LOG)
     });
     tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(|| Unfailing(std::io::stderr()))
         .init();
 }

@@ -79,6 +79,8 @@ impl Door {
             .unwrap();
         let log = self.node.log();
         assert!(!log.contains("panicked"), "{log}");
+        // What a client does wrong is no error of the operator's.
+        assert!(!log.contains("ERROR"), "{log}");
     }
 }
 
