@@ -37,6 +37,8 @@ pub struct ObjectWriter {
     pending: VecDeque<Bytes>,
     pending_bytes: u64,
     upload: Option<Upload>,
+    /// Whether every byte taken is on stable storage.
+    stable: bool,
 }
 
 struct Upload {
@@ -65,6 +67,7 @@ impl ObjectWriter {
             pending,
             pending_bytes: 0,
             upload: None,
+            stable: false,
         }
     }
 
@@ -83,12 +86,13 @@ impl ObjectWriter {
             return Ok(());
         }
         self.size += len;
+        self.stable = false;
         if self.size > limits::FILE_SIZE_MAX_BYTES {
             return Err(FsError::FileTooLarge);
         }
         self.pending.push_back(bytes);
         self.pending_bytes += len;
-        if self.upload.is_none() && !self.always_blob && self.fits_inline() {
+        if self.is_inline() {
             return Ok(());
         }
         loop {
@@ -100,20 +104,14 @@ impl ObjectWriter {
         }
     }
 
-    /// Waits until every chunk is written and on stable storage. The returned number must live until the object is
-    /// published.
+    /// Waits until every byte taken so far is written and on stable storage; bytes that go inline wait for
+    /// [`Self::finish`]. For the end of an object: a caller who has to judge the bytes first does it meanwhile.
     ///
     /// # Errors
-    /// What writing met; what was written is then removed in the background.
-    pub async fn finish(mut self) -> Result<WrittenObject, FsError> {
-        if self.upload.is_none() && !self.always_blob && self.fits_inline() {
-            let id = self.client.alloc_id().await?;
-            let bytes = self.take(self.pending_bytes).concat();
-            let content = NewContent {
-                content: Content::Inline(bytes),
-                size: self.size,
-            };
-            return Ok(WrittenObject { id, content });
+    /// What writing met. The object cannot be finished then.
+    pub async fn flush(&mut self) -> Result<(), FsError> {
+        if self.stable || self.is_inline() {
+            return Ok(());
         }
         self.upload().await?;
         while self.pending_bytes > 0 {
@@ -137,6 +135,26 @@ impl ObjectWriter {
         if self.size > 0 {
             self.client.inner.chains.sync(&layout).await?;
         }
+        self.stable = true;
+        Ok(())
+    }
+
+    /// Waits until every chunk is written and on stable storage. The returned number must live until the object is
+    /// published.
+    ///
+    /// # Errors
+    /// What writing met; what was written is then removed in the background.
+    pub async fn finish(mut self) -> Result<WrittenObject, FsError> {
+        if self.is_inline() {
+            let id = self.client.alloc_id().await?;
+            let bytes = self.take(self.pending_bytes).concat();
+            let content = NewContent {
+                content: Content::Inline(bytes),
+                size: self.size,
+            };
+            return Ok(WrittenObject { id, content });
+        }
+        self.flush().await?;
         let Upload { id, layout, .. } = self.upload.take().expect("taken only here and on drop");
         let content = Content::Blob {
             blob: id.blob(),
@@ -151,8 +169,9 @@ impl ObjectWriter {
         })
     }
 
-    fn fits_inline(&self) -> bool {
-        usize::try_from(self.size).is_ok_and(|size| size <= limits::INLINE_MAX_BYTES)
+    fn is_inline(&self) -> bool {
+        let fits = usize::try_from(self.size).is_ok_and(|size| size <= limits::INLINE_MAX_BYTES);
+        fits && self.upload.is_none() && !self.always_blob
     }
 
     async fn upload(&mut self) -> Result<&mut Upload, FsError> {

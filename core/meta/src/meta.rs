@@ -5,7 +5,9 @@ use std::{sync::Arc, time::Instant};
 use bytes::Bytes;
 use janusfs_env::clock;
 use janusfs_kv::{Durability, Kv, run};
-use janusfs_types::{ChainTable, Credentials, Epoch, FileKind, FsError, InodeId, Layout};
+use janusfs_types::{
+    Attr, ChainTable, Credentials, DataVersion, Epoch, FileKind, FsError, InodeId, Layout,
+};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
@@ -22,6 +24,32 @@ use crate::{
 
 /// Permission bits of the root directory of a new namespace.
 const ROOT_MODE: u32 = 0o755;
+
+/// Bits of a data version that count changes; those above count starts of the service.
+const CHANGE_BITS: u32 = 40;
+
+/// The data versions that this start of the service gives.
+///
+/// Invariant: an inode never gets a version twice. A publication that is not durable yet is seen by clients and may be lost with
+/// the power; what comes after the restart must not look like it to a page cache, a conditional write or an `If-None-Match`.
+/// So an inode from before the start goes on above every version that an earlier start can have given.
+pub(crate) struct Versions {
+    start: DataVersion,
+    /// Inodes from here on are younger than the start.
+    first_new: InodeId,
+}
+
+impl Versions {
+    /// Returns the version that follows on a change.
+    pub(crate) fn after(&self, attr: &Attr) -> DataVersion {
+        let next = attr.data_version.next();
+        if attr.inode < self.first_new {
+            next.max(self.start)
+        } else {
+            next
+        }
+    }
+}
 
 /// What a metadata service is told at its start.
 #[derive(Clone, Debug)]
@@ -40,6 +68,7 @@ pub struct Meta<K: Kv> {
     pub(crate) watches: Arc<Watches>,
     pub(crate) config: MetaConfig,
     pub(crate) ids: Ids,
+    pub(crate) versions: Versions,
     pub(crate) leases: Mutex<Leases>,
     /// When the epoch last advanced; never yet since the start: `None`.
     pub(crate) advanced: Mutex<Option<Instant>>,
@@ -60,10 +89,10 @@ impl<K: Kv> Meta<K> {
         let watches = Arc::new(Watches::new());
         let kv = Arc::new(WatchedKv::new(kv, Arc::clone(&watches)));
         let owner = &config.owner;
-        let made: Result<(), MetaError> = run(&*kv, Durability::Now, |txn| {
+        let made: Result<u64, MetaError> = run(&*kv, Durability::Now, |txn| {
             Box::pin(async move {
                 match epoch::format(txn).await? {
-                    Some(epoch::FORMAT) => return Ok(()),
+                    Some(epoch::FORMAT) => return epoch::count_start(txn).await,
                     Some(format) => {
                         let text =
                             format!("metadata format {format}, this build has {}", epoch::FORMAT);
@@ -85,11 +114,11 @@ impl<K: Kv> Meta<K> {
                 root.parent = InodeId::ROOT;
                 root.explicit = true;
                 inode::store(txn, &root);
-                Ok(())
+                epoch::count_start(txn).await
             })
         })
         .await;
-        made?;
+        let starts = made?;
         let remote: Result<bool, MetaError> = run(&*kv, Durability::Soon, |txn| {
             Box::pin(epoch::remote_leases(txn))
         })
@@ -97,11 +126,15 @@ impl<K: Kv> Meta<K> {
         if remote? {
             watches.remember(clock::now());
         }
-        let meta = Self {
+        let mut meta = Self {
             kv,
             watches,
             config,
             ids: Ids::default(),
+            versions: Versions {
+                start: DataVersion(starts << CHANGE_BITS),
+                first_new: InodeId(0),
+            },
             leases: Mutex::new(Leases::new(clock::now())),
             advanced: Mutex::new(None),
             remote_noted: Semaphore::new(1),
@@ -109,7 +142,7 @@ impl<K: Kv> Meta<K> {
             check: Mutex::new(CheckSlot::None),
         };
         // So that the watermark is right before the first allocation.
-        meta.allocate(1).await?;
+        meta.versions.first_new = InodeId(meta.allocate(1).await?);
         Ok(meta)
     }
 }

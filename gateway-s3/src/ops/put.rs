@@ -254,7 +254,9 @@ pub(crate) async fn receive(
     if facts.len.is_some_and(|len| len != received) {
         return Err(S3Error::new(S3ErrorCode::IncompleteBody));
     }
-    let digests = hasher.finish().await;
+    // The disk syncs while the last bytes are hashed. A body that is wrong is removed with its writer.
+    let (flushed, digests) = futures::future::join(writer.flush(), hasher.finish()).await;
+    flushed.map_err(|error| from_fs(error, Subject::Key))?;
     if facts.md5.is_some_and(|md5| md5 != digests.md5) {
         return Err(S3Error::new(S3ErrorCode::BadDigest));
     }

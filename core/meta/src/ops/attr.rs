@@ -66,6 +66,7 @@ impl<K: Kv> Meta<K> {
     /// Opens; for writing, with a session. The writer's bytes reach the chunks before it publishes them, so what S3 stored
     /// about the bytes (ETag, checksums) ends here: after a crash in between it would be wrong.
     pub(crate) async fn open_inode(&self, m: Open) -> Result<Opened, MetaError> {
+        let versions = &self.versions;
         let done: Result<_, MetaError> = run(&*self.kv, Durability::Soon, |txn| {
             Box::pin(async move {
                 let mut record = inode::load(txn, m.inode).await?;
@@ -80,7 +81,7 @@ impl<K: Kv> Meta<K> {
                     ended = stored.is_some_and(|attrs| attrs.data_version == version);
                 }
                 if ended {
-                    record.attr.data_version = record.attr.data_version.next();
+                    record.attr.data_version = versions.after(&record.attr);
                     inode::store(txn, &record);
                 }
                 Ok((opened(txn, record).await?, ended))

@@ -15,6 +15,7 @@ use janusfs_wire::meta::{
 use super::{durability, found, invalid, opened};
 use crate::{
     Meta, MetaError,
+    meta::Versions,
     store::{
         inode::{self, InodeRecord},
         usage,
@@ -32,7 +33,7 @@ impl<K: Kv> Meta<K> {
             return Err(invalid("more bytes than the size says"));
         }
         let m = &m;
-        let now_ns = clock::now_ns();
+        let (versions, now_ns) = (&self.versions, clock::now_ns());
         run(&*self.kv, durability(m.durable), |txn| {
             Box::pin(async move {
                 let mut record = regular(txn, m.inode).await?;
@@ -42,7 +43,7 @@ impl<K: Kv> Meta<K> {
                 }
                 record.content = Content::Inline(m.bytes.to_vec());
                 resize(txn, &mut record, m.size);
-                touch(&mut record, now_ns);
+                touch(&mut record, versions, now_ns);
                 inode::store(txn, &record);
                 found(txn, &record).await
             })
@@ -75,7 +76,7 @@ impl<K: Kv> Meta<K> {
 
     pub(crate) async fn commit_write(&self, m: CommitWrite) -> Result<Found, MetaError> {
         check_size(m.end)?;
-        let now_ns = clock::now_ns();
+        let (versions, now_ns) = (&self.versions, clock::now_ns());
         run(&*self.kv, durability(m.durable), |txn| {
             Box::pin(async move {
                 let mut record = regular(txn, m.inode).await?;
@@ -87,7 +88,7 @@ impl<K: Kv> Meta<K> {
                     record.trim_from = None;
                     resize(txn, &mut record, m.end);
                 }
-                touch(&mut record, now_ns);
+                touch(&mut record, versions, now_ns);
                 inode::store(txn, &record);
                 found(txn, &record).await
             })
@@ -97,7 +98,7 @@ impl<K: Kv> Meta<K> {
 
     pub(crate) async fn truncate(&self, m: Truncate) -> Result<Truncated, MetaError> {
         check_size(m.size)?;
-        let now_ns = clock::now_ns();
+        let (versions, now_ns) = (&self.versions, clock::now_ns());
         run(&*self.kv, Durability::Soon, |txn| {
             Box::pin(async move {
                 let mut record = regular(txn, m.inode).await?;
@@ -108,7 +109,7 @@ impl<K: Kv> Meta<K> {
                 } else {
                     cut(txn, &mut record, m.size).await?;
                     resize(txn, &mut record, m.size);
-                    touch(&mut record, now_ns);
+                    touch(&mut record, versions, now_ns);
                 }
                 inode::store(txn, &record);
                 let trim = record.trim_from.is_some();
@@ -204,10 +205,10 @@ fn resize(txn: &mut impl Txn, record: &mut InodeRecord, size: u64) {
 }
 
 /// Marks a published change of the bytes.
-fn touch(record: &mut InodeRecord, now_ns: i64) {
+fn touch(record: &mut InodeRecord, versions: &Versions, now_ns: i64) {
     record.attr.times.modified_ns = now_ns;
     record.attr.times.changed_ns = now_ns;
-    record.attr.data_version = record.attr.data_version.next();
+    record.attr.data_version = versions.after(&record.attr);
 }
 
 /// Makes the content fit a new size other than the current one, so that whatever is past it, now or after growing again,

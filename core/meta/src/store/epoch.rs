@@ -1,5 +1,5 @@
 //! `SING` `epoch` → the current reclamation epoch; `SING` `format` → the version of the stored format; `SING` `leases` →
-//! present while clients in other processes may hold cache leases.
+//! present while clients in other processes may hold cache leases; `SING` `starts` → how often a service was started on the store.
 
 use janusfs_kv::Txn;
 use janusfs_types::Epoch;
@@ -47,6 +47,18 @@ pub(crate) async fn format(txn: &mut impl Txn) -> Result<Option<u32>, MetaError>
 /// Sets the version of the stored format.
 pub(crate) fn set_format(txn: &mut impl Txn, format: u32) {
     txn.set(&format_key(), &encode(&format));
+}
+
+/// Counts a start of a service; returns how many there were with it.
+pub(crate) async fn count_start(txn: &mut impl Txn) -> Result<u64, MetaError> {
+    let key = key(b"SING", &[b"starts"]);
+    let before: u64 = match txn.get(&key).await? {
+        Some(value) => decode("starts", &value)?,
+        None => 0,
+    };
+    let starts = before + 1;
+    txn.set(&key, &encode(&starts));
+    Ok(starts)
 }
 
 fn leases_key() -> Vec<u8> {

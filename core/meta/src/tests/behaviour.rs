@@ -14,7 +14,7 @@ use janusfs_wire::{
     meta::{
         AllocIds, Close, CommitWrite, Create, GetAttr, GetXattr, Heartbeat, Hello, Link, ListXattr,
         Open, ReadLink, RemoveXattr, Rename, RenameMode, Rmdir, SetAttr, SetXattr, Spill, StatFs,
-        Symlink, Trimmed, Truncate, Unlink, Unshare,
+        Symlink, Trimmed, Truncate, Unlink, Unshare, WriteInline,
     },
 };
 
@@ -794,6 +794,53 @@ fn a_new_namespace_is_its_makers_and_stays_so() {
             let root = meta.get_attr(GetAttr { inode: ROOT }).await.unwrap().attr;
             assert_eq!((root.uid, root.gid), (is, 7));
         }
+    });
+}
+
+#[test]
+fn a_data_version_that_a_power_cut_took_does_not_come_again() {
+    block_on(async {
+        let kv = Arc::new(MemKv::default());
+        let meta = Meta::open(Arc::clone(&kv), config()).await.unwrap();
+        let inode = meta.file(ROOT, "file").await;
+        let write = async |meta: &Meta<MemKv>, expected, text: &str| {
+            let write = WriteInline {
+                inode,
+                expected,
+                bytes: bytes(text),
+                size: text.len() as u64,
+                durable: false,
+            };
+            meta.write_inline(write).await
+        };
+        let stable = inode::load(&mut kv.begin(), inode).await.unwrap();
+        let mut seen = vec![stable.attr.data_version];
+        for text in ["lost", "lost as well"] {
+            let found = write(&meta, seen[seen.len() - 1], text).await.unwrap();
+            seen.push(found.attr.data_version);
+        }
+        for restart in ["kept", "kept again"] {
+            // The rows are what they were before those writes.
+            let mut txn = kv.begin();
+            inode::store(&mut txn, &stable);
+            txn.commit(Durability::Now).await.unwrap();
+            let meta = Meta::open(Arc::clone(&kv), config()).await.unwrap();
+            let found = write(&meta, seen[0], restart).await.unwrap();
+            assert!(!seen.contains(&found.attr.data_version), "{seen:?}");
+            // Who saw what was lost does not write over what came after.
+            for lost in &seen {
+                let stale = write(&meta, *lost, "stale").await;
+                assert_eq!(error(stale), FsError::PreconditionFailed);
+            }
+            seen.push(found.attr.data_version);
+            // From there on it is one step at a time, by which a mount knows its own changes.
+            let next = write(&meta, found.attr.data_version, "next").await.unwrap();
+            assert_eq!(next.attr.data_version, found.attr.data_version.next());
+            seen.push(next.attr.data_version);
+        }
+        let young = meta.file(ROOT, "young").await;
+        let young = meta.get_attr(GetAttr { inode: young }).await.unwrap();
+        assert_eq!(young.attr.data_version.0, 1);
     });
 }
 
