@@ -123,17 +123,15 @@ impl Walk {
         });
     }
 
+    async fn fill(&mut self, txn: &mut impl Txn) -> Result<(), MetaError> {
+        let (links, limit) = (Some(self.root), self.page_rows);
+        fill(txn, links, &mut self.stack, limit, Reads::Snapshot).await
+    }
+
     /// Returns the next row; a directory comes before what is below it, which follows only after [`Self::enter`].
     pub(super) async fn next(&mut self, txn: &mut impl Txn) -> Result<Option<Row>, MetaError> {
         loop {
-            fill(
-                txn,
-                Some(self.root),
-                &mut self.stack,
-                self.page_rows,
-                Reads::Snapshot,
-            )
-            .await?;
+            self.fill(txn).await?;
             let Some(level) = self.stack.last_mut() else {
                 return Ok(None);
             };
@@ -153,14 +151,7 @@ impl Walk {
     pub(super) async fn enter(&mut self, txn: &mut impl Txn, row: &Row) -> Result<bool, MetaError> {
         self.path.clone_from(&row.key);
         self.push(row.child, row.linked);
-        fill(
-            txn,
-            Some(self.root),
-            &mut self.stack,
-            self.page_rows,
-            Reads::Snapshot,
-        )
-        .await?;
+        self.fill(txn).await?;
         let whole = |level: &Level| level.is_used_up() && level.within.is_empty();
         Ok(self.stack.last().is_some_and(whole) && !row.partial)
     }
