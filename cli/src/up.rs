@@ -28,11 +28,9 @@ pub(crate) async fn run(up: Up) -> Result<ExitCode> {
     check_layout(up.targets, up.replicas)?;
     let mut signals = Signals::new()?;
     // Ports first: nothing on disk is touched when one is taken.
-    let (s3, admin, rpc) = (
-        bind(up.s3, "S3 API", "--s3").await?,
-        bind(up.admin, "admin", "--admin").await?,
-        bind(up.rpc, "cluster", "--rpc").await?,
-    );
+    let s3 = bind(up.s3, "S3 API", "--s3").await?;
+    let admin = bind(up.admin, "admin", "--admin").await?;
+    let rpc = bind(up.rpc, "cluster", "--rpc").await?;
     let dir = DataDir::open(&up.data, Some((up.targets, up.replicas)))?;
     let doors = Doors {
         s3,

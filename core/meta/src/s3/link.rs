@@ -4,9 +4,12 @@
 //! the namespace, so it leads nowhere; so does a relative one that climbs over the bucket's directory, even to come back.
 
 use janusfs_kv::Txn;
-use janusfs_types::{FileKind, InodeId, limits};
+use janusfs_types::{DentryName, FileKind, InodeId, limits};
 
-use crate::{MetaError, posix_name, store::inode};
+use crate::{
+    MetaError, posix_name,
+    store::{dentry, inode},
+};
 
 /// Where a symlink leads.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,4 +71,32 @@ pub(super) async fn follow(
             },
         }
     }
+}
+
+/// Returns the directory that a symlink in the file's slot of `name` leads to.
+pub(super) async fn directory_at(
+    txn: &mut impl Txn,
+    root: InodeId,
+    at: InodeId,
+    name: &DentryName,
+) -> Result<Option<InodeId>, MetaError> {
+    let name = DentryName::file(name.bytes())?;
+    let entry = dentry::get(txn, at, &name).await?;
+    let Some(entry) = entry.filter(|entry| entry.kind == FileKind::Symlink) else {
+        return Ok(None);
+    };
+    Ok(match follow(txn, root, at, entry.inode).await? {
+        Some(Target::Directory(id)) => Some(id),
+        Some(Target::File(_)) | None => None,
+    })
+}
+
+/// Tells whether a key that has passed the directories `way`, `links` of them by a symlink, goes on to `directory` by one: not
+/// where that one is on the way, since it would contain itself.
+pub(super) fn may_pass(
+    mut way: impl Iterator<Item = InodeId>,
+    links: usize,
+    directory: InodeId,
+) -> bool {
+    links < limits::KEY_LINKED_DIRECTORIES_MAX && !way.any(|passed| passed == directory)
 }

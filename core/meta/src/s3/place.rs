@@ -6,10 +6,7 @@
 //! key with a trailing `/`. A symlink to a directory of the bucket is passed like one where no directory has its name.
 
 use janusfs_kv::{Kv, Txn};
-use janusfs_types::{
-    Content, Credentials, DataVersion, DentryName, FileKind, FsError, InodeId,
-    limits::KEY_LINKED_DIRECTORIES_MAX,
-};
+use janusfs_types::{Content, Credentials, DataVersion, FileKind, FsError, InodeId};
 use janusfs_wire::meta::{Conditions, ObjectAttrs, Published};
 
 use super::{
@@ -101,13 +98,12 @@ impl Place {
                 place.chain.push(entry.inode);
                 continue;
             }
-            let Some(directory) = linked_directory(txn, &place.chain, name).await? else {
+            let led = link::directory_at(txn, root, at, name).await?;
+            let may_pass = |id: &InodeId| link::may_pass(place.chain.iter().copied(), links, *id);
+            let Some(directory) = led.filter(may_pass) else {
                 return Ok(place);
             };
             links += 1;
-            if links > KEY_LINKED_DIRECTORIES_MAX {
-                return Ok(place);
-            }
             place.chain.push(directory);
             place.linked = passed + 1;
         }
@@ -196,27 +192,6 @@ impl Place {
             object.as_ref().map(|object| object.attrs.etag.as_str()),
         )?)
     }
-}
-
-/// Finds the directory that the symlink in the place of a missing one leads to, unless that is on the way to it: there it
-/// would contain itself.
-async fn linked_directory(
-    txn: &mut impl Txn,
-    chain: &[InodeId],
-    name: &DentryName,
-) -> Result<Option<InodeId>, MetaError> {
-    let (Some(&root), Some(&at)) = (chain.first(), chain.last()) else {
-        return Ok(None);
-    };
-    let name = DentryName::file(name.bytes())?;
-    let entry = dentry::get(txn, at, &name).await?;
-    let Some(entry) = entry.filter(|entry| entry.kind == FileKind::Symlink) else {
-        return Ok(None);
-    };
-    Ok(match link::follow(txn, root, at, entry.inode).await? {
-        Some(Target::Directory(id)) if !chain.contains(&id) => Some(id),
-        _ => None,
-    })
 }
 
 /// Returns what an earlier attempt of the same request published: its inode exists already.
@@ -315,7 +290,7 @@ pub(super) async fn remove_object(
     now_ns: i64,
 ) -> Result<bool, MetaError> {
     let mut removed = false;
-    if place.linked > 0 && place.file.is_some() {
+    if place.linked > 0 && place.object(txn, path).await?.is_some() {
         return Err(FsError::ThroughSymlink.into());
     }
     if let (Some(_), Some(entry)) = (place.file, place.entry) {
@@ -325,9 +300,6 @@ pub(super) async fn remove_object(
         removed = true;
     }
     if let Some(mut directory) = place.directory(txn, path).await? {
-        if place.linked > 0 {
-            return Err(FsError::ThroughSymlink.into());
-        }
         if directory.root != directory.attr.inode {
             // No longer kept for its own sake: it goes now if it is empty, else with its last key.
             directory.explicit = false;

@@ -697,16 +697,7 @@ async fn no_symlink_leads_out_of_the_bucket_or_round_and_round() {
     let other = site.bucket("other", "/bucket/sub").await.unwrap();
     site.put("sub/dir/in", "").await;
     site.put("out", "").await;
-    let dir = site.meta.create(Create {
-        parent: other,
-        name: Bytes::from_static(b"d"),
-        kind: FileKind::Directory,
-        mode: 0o755,
-        rdev: 0,
-        who: WHO,
-        exclusive: true,
-    });
-    let dir = dir.await.unwrap().attr.inode;
+    let dir = site.mkdir(other, "d", FileKind::Directory).await;
     for (name, target) in [
         ("absolute", "/bucket/sub/dir/in"),
         ("above", "../../out"),

@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use janusfs_kv::Txn;
-use janusfs_types::{DentryName, FileKind, InodeId, limits::KEY_LINKED_DIRECTORIES_MAX};
+use janusfs_types::{DentryName, FileKind, InodeId};
 
 use super::link::{self, Target};
 use crate::{
@@ -50,16 +50,6 @@ pub(super) struct Row {
 }
 
 impl Row {
-    fn new(name: &DentryName, entry: Dentry) -> Self {
-        Self {
-            key: name.stored().to_vec(),
-            child: entry.inode,
-            kind: entry.kind,
-            linked: false,
-            partial: false,
-        }
-    }
-
     /// Tells whether it is a directory's slot.
     pub(super) fn is_directory(&self) -> bool {
         self.kind == FileKind::Directory
@@ -232,14 +222,13 @@ impl Level {
     }
 
     /// Takes in a symlink that leads to a directory, unless that one contains it, or too many led here; tells whether it did.
-    fn lead_on(&mut self, above: &[Self], link: &Row, directory: InodeId) -> bool {
+    fn lead_on(&mut self, above: &[Self], link: &[u8], directory: InodeId) -> bool {
         let way = || above.iter().chain([&*self]);
         let links = way().filter(|level| level.linked).count();
-        let contained = way().any(|level| level.directory == directory);
-        if contained || links >= KEY_LINKED_DIRECTORIES_MAX {
+        if !link::may_pass(way().map(|level| level.directory), links, directory) {
             return false;
         }
-        let key = directory_name(&link.key);
+        let key = directory_name(link);
         let row = Row {
             key: key.clone(),
             child: directory,
@@ -249,6 +238,21 @@ impl Level {
         };
         self.ahead.insert(key, row);
         true
+    }
+
+    /// Returns the names of the symlinks that may be before the position where the directory is to be read from, while what is
+    /// below them, should they lead to a directory, is not: `a` when that is `a-b` or `a/`.
+    fn passed_links(&self) -> Vec<DentryName> {
+        let start = (&self.start).max(&self.within);
+        let passed = |at: &usize| {
+            let below = directory_name(&start[..*at]);
+            below >= *start && below.starts_with(&self.within)
+        };
+        let names = (0..start.len()).filter(passed);
+        // A position that a client made up need not begin with a name.
+        names
+            .filter_map(|at| DentryName::file(&start[..at]).ok())
+            .collect()
     }
 
     /// Skips the names below `name`. No symlink among those not read yet leads to `name` or above: what is skipped is all that
@@ -277,10 +281,9 @@ async fn fill(
         return Ok(());
     };
     if let (false, Some(root)) = (level.begun, links) {
-        for row in passed_links(txn, level).await? {
-            let target = link::follow(txn, root, level.directory, row.child).await?;
-            if let Some(Target::Directory(id)) = target {
-                level.lead_on(above, &row, id);
+        for name in level.passed_links() {
+            if let Some(id) = link::directory_at(txn, root, level.directory, &name).await? {
+                level.lead_on(above, name.stored(), id);
             }
         }
     }
@@ -303,7 +306,7 @@ async fn fill(
             if let (FileKind::Symlink, Some(root)) = (row.kind, links) {
                 match link::follow(txn, root, level.directory, row.child).await? {
                     Some(Target::File(id)) => (row.child, row.kind) = (id, FileKind::Regular),
-                    Some(Target::Directory(id)) if level.lead_on(above, &row, id) => continue,
+                    Some(Target::Directory(id)) if level.lead_on(above, &row.key, id) => continue,
                     Some(Target::Directory(_)) | None => {}
                 }
             }
@@ -311,27 +314,6 @@ async fn fill(
         }
     }
     Ok(())
-}
-
-/// Returns the symlinks whose names are before the position where a directory is to be read from, while what is below them,
-/// should they lead to a directory, is not: `a` when that is `a-b` or `a/`.
-async fn passed_links(txn: &mut impl Txn, level: &Level) -> Result<Vec<Row>, MetaError> {
-    let start = (&level.start).max(&level.within);
-    let mut rows = Vec::new();
-    for at in 0..start.len() {
-        let below = directory_name(&start[..at]);
-        if below < *start || !below.starts_with(&level.within) {
-            continue;
-        }
-        let Ok(name) = DentryName::file(&start[..at]) else {
-            continue;
-        };
-        let entry = dentry::get(txn, level.directory, &name).await?;
-        if let Some(entry) = entry.filter(|entry| entry.kind == FileKind::Symlink) {
-            rows.push(Row::new(&name, entry));
-        }
-    }
-    Ok(rows)
 }
 
 /// Returns the stored name at the start of a key: up to and with the first `/`, or all of it.
@@ -369,10 +351,14 @@ async fn read(
         reads == Reads::Snapshot,
     )
     .await?;
-    Ok(rows
-        .iter()
-        .map(|(name, entry)| Row::new(name, *entry))
-        .collect())
+    let row = |(name, entry): (DentryName, Dentry)| Row {
+        key: name.stored().to_vec(),
+        child: entry.inode,
+        kind: entry.kind,
+        linked: false,
+        partial: false,
+    };
+    Ok(rows.into_iter().map(row).collect())
 }
 
 /// Tells whether a key is below a bucket's directory.
