@@ -20,7 +20,7 @@ pub mod storage;
 pub use codec::{DecodeError, Decoder, Encoder, Wire};
 
 /// Version of all messages in this crate together.
-pub const PROTOCOL_VERSION: u16 = 2;
+pub const PROTOCOL_VERSION: u16 = 3;
 
 /// Which service of a node a request is for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
